@@ -1,0 +1,15 @@
+import subprocess
+
+HEAVY = ("kaggle", "kagglesdk", "google", "tensorflow", "pandas", "numpy", "PIL", "requests")
+
+
+def test_importing_the_command_line_imports_nothing_heavy(python):
+    code = f"import sys, tools.cli; print([m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_needs_no_credentials(python):
+    done = subprocess.run([python, "-m", "tools", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Kaggle" in done.stdout

@@ -1,0 +1,1 @@
+"""From a laptop to the leaderboard: push, follow, fetch and submit a Kaggle kernel."""

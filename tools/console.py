@@ -1,0 +1,62 @@
+"""What a person sees: data on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+stdout = Console(soft_wrap=True, highlight=False)
+stderr = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def note(message: str) -> None:
+    """Tell something in passing, on stderr."""
+    stderr.print(message, markup=False)
+
+
+def error(message: str) -> None:
+    """Print the one line of a failure, on stderr."""
+    stderr.print("[bold red]error:[/] ", end="")
+    stderr.print(message, markup=False)
+
+
+def print_json(data: Any) -> None:
+    """Print ``data`` as one JSON document on stdout."""
+    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
+    """Print a table on stdout; every column but the first is aligned right."""
+    table = Table(title=title or None, title_justify="left", title_style="bold")
+    for index, header in enumerate(headers):
+        table.add_column(header, justify="right" if index else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    stdout.print(table)
+
+
+def progress_bar() -> Progress:
+    """A bar for counted steps on stderr; silent where stderr is no terminal."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}"),
+        console=stderr,
+        disable=not stderr.is_terminal,
+    )
