@@ -6,6 +6,7 @@ Each command imports what it runs when it runs, so that help is instant and need
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -34,3 +35,55 @@ def main() -> None:
 @app.callback()
 def root() -> None:
     """Train an image-inpainting Pix2Pix on a Kaggle GPU from a laptop, and submit it."""
+
+
+@app.command("make-dataset")
+def make_dataset(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="[PHOTOS] OUT", help="Folder of photos, and dataset.")
+    ],
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Make the embedded sample; give OUT alone.")
+    ] = False,
+    test_per_class: Annotated[
+        int | None, typer.Option(min=1, help="Pictures a class in the test set. [default: 50]")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the order and the holes.")] = 0,
+    json: Json = False,
+) -> None:
+    """Make a dataset in the competition's layout from a folder with one subfolder a class.
+
+    Example: tools make-dataset ~/photos data/animals
+    """
+    from tools.datasets import run_make_dataset
+
+    if len(paths) != (1 if sample else 2):
+        raise typer.BadParameter("give PHOTOS and OUT, or --sample and OUT")
+    run_make_dataset(None if sample else paths[0], paths[-1], sample, test_per_class, seed, json)
+
+
+@app.command("dry-run")
+def dry_run(
+    data: Annotated[
+        Path | None, typer.Option(help="A dataset. [default: the embedded sample]")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=0, help="Images a class; 0: all. [default: 32 of --data]")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=0, help="Training steps. [default: 300]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder. [default: runs/dry-run/run, made anew]")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="The kernel's preset.")] = "report",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Any setting of the kernel, name=value.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Run the kernel here on a small subset, and score it beside the baselines.
+
+    Example: tools dry-run --data data/animals --limit 50 --steps 500
+    """
+    from tools.dry_run import run_dry_run
+
+    run_dry_run(data, limit, steps, out, preset, set_ or [], json)

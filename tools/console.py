@@ -45,7 +45,7 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: st
         table.add_column(header, justify="right" if index else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    stdout.print(table)
+    stdout.print(table, soft_wrap=False)
 
 
 def progress_bar() -> Progress:

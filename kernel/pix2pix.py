@@ -1,0 +1,1675 @@
+"""Fill two 75x75 holes in 256x256 photographs with a Pix2Pix.
+
+One script, unchanged on a Kaggle GPU, on a laptop's CPU and on a cluster. It reads a dataset
+folder and writes a run folder: the trained networks, logs, pictures, the submission and, last,
+``run.json``.
+
+    python kernel/pix2pix.py --data DATASET --out RUN
+
+``--help`` lists every setting. The model is Pix2Pix (Isola et al. 2017, arXiv:1611.07004); preset
+``report`` is a published recipe for the competition, to the letter.
+"""
+
+# %% Imports
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import dataclasses
+import difflib
+import functools
+import hashlib
+import io
+import itertools
+import json
+import math
+import os
+import platform
+import random
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
+
+import absl.logging  # noqa: E402
+import h5py  # noqa: E402
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+from PIL import Image  # noqa: E402
+
+SIDE = 256  # of a photo, px
+HOLE = 75  # side of a hole, px
+LAST = SIDE - HOLE  # the last row or column at which a hole may start
+
+OVERRIDES: dict[str, object] = {}
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend; its text is the one line that is printed."""
+
+
+# %% Configuration
+
+
+def setting(
+    default: Any,
+    doc: str,
+    *,
+    choices: Sequence[str] = (),
+    low: float | None = None,
+    high: float | None = None,
+    session: bool = False,
+) -> Any:
+    """Declare a field of ``Config``; a ``session`` field may change when a run goes on."""
+    return field(
+        default=default,
+        metadata={"doc": doc, "choices": choices, "low": low, "high": high, "session": session},
+    )
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every setting of a run; its defaults are the preset ``report``."""
+
+    # What to do
+    preset: str = setting("report", "Named settings to start from.", choices=("report",))
+    predictor: str = setting(
+        "model",
+        "What fills the holes; all but 'model' learn nothing.",
+        choices=("model", "harmonic", "mean", "zeros"),
+    )
+    data: str = setting("", "Dataset folder, at any level above Testing_Data.", session=True)
+    out: str = setting("", "Run folder to write.", session=True)
+    resume_from: str = setting(
+        "", "Folder holding, at any depth, an earlier run to go on from.", session=True
+    )
+    seed: int = setting(0, "Seed of everything random.", low=0)
+    require_gpu: bool = setting(False, "Stop at once where there is no GPU.", session=True)
+    # Data
+    limit: int = setting(0, "Images a class to use; 0 means all.", low=0)
+    validation_per_class: int = setting(50, "Images a class to hold out, a fifth at most.", low=1)
+    max_bad_fraction: float = setting(
+        0.01, "Share of unusable training images past which the run stops.", low=0, high=1
+    )
+    augmentation: str = setting(
+        "five",
+        "Fixed copies of each image: itself; with its rotations and mirror image (the report's "
+        "7,000 to 35,000); or all 8 symmetries of the square.",
+        choices=("none", "five", "eight"),
+    )
+    jitter: int = setting(286, "Side to resize to before a random 256 px crop; 256: none.", low=256)
+    flip: bool = setting(True, "Mirror every other image left to right, at random.")
+    noise: float = setting(
+        0.01, "Deviation of the noise on the input, of the pixel range [0, 1].", low=0, high=1
+    )
+    pixel_range: str = setting(
+        "symmetric",
+        "Pixels as the networks see them: [-1, 1] with tanh, or [0, 1] with a sigmoid.",
+        choices=("symmetric", "unit"),
+    )
+    holes: str = setting(
+        "csv",
+        "Holes to train with: each image's own from the CSV, or new ones at every step.",
+        choices=("csv", "random"),
+    )
+    cache: str = setting(
+        "auto",
+        "Where decoded photos are kept; auto takes memory if half of what is free will do.",
+        choices=("auto", "memory", "disk"),
+        session=True,
+    )
+    # Networks
+    width: int = setting(64, "Filters of the first layer.", low=1)
+    depth: int = setting(8, "Down layers; the first 8 halve the image.", low=4, high=10)
+    dropout: float = setting(0.5, "Dropout of the first three up layers.", low=0, high=0.95)
+    # Losses
+    lambda_l1: float = setting(1000.0, "Weight of the mean absolute error.", low=0)
+    lambda_disc: float = setting(
+        1000.0, "Weight of the generated half of the discriminator's loss.", low=0
+    )
+    # Optimisation
+    steps: int = setting(170_000, "Training steps; 0 predicts untrained.", low=0, session=True)
+    batch_size: int = setting(1, "Images a step, over all replicas.", low=1)
+    learning_rate: float = setting(2e-4, "Of Adam, for both networks.", low=0)
+    beta_1: float = setting(0.5, "Adam's decay of the mean gradient.", low=0, high=0.9999)
+    beta_2: float = setting(0.999, "Adam's decay of the mean square.", low=0, high=0.999999)
+    # Session
+    time_budget: float = setting(
+        8.5, "Hours after which this session ends by itself, outputs complete.", low=0, session=True
+    )
+    log_every: int = setting(100, "Steps between log lines.", low=1, session=True)
+    validate_every: int = setting(5000, "Steps between validations.", low=1, session=True)
+    checkpoint_every: int = setting(5000, "Steps between checkpoints.", low=1, session=True)
+    # Prediction
+    predict_in_training_mode: bool = setting(
+        True,
+        "Predict with the picture's own batch statistics and with dropout, as the report does; "
+        "without, batch norm at the 1x1 bottleneck is broken at batch 1.",
+        session=True,
+    )
+    export: str = setting(
+        "best",
+        "Weights to predict with and to save: the last, or those best on the validation images.",
+        choices=("best", "last"),
+        session=True,
+    )
+    channel_order: str = setting(
+        "bgr", "Channels of the submission.", choices=("bgr", "rgb"), session=True
+    )
+    value_scale: str = setting(
+        "unit",
+        "Values of the submission: pixels / 255, or min-max over each channel of the picture.",
+        choices=("unit", "minmax"),
+        session=True,
+    )
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            UserError: naming the setting, its value and what is right.
+        """
+        for f in fields(self):
+            value, meta, kind = getattr(self, f.name), f.metadata, type(f.default)
+            if kind is float and type(value) is int:
+                object.__setattr__(self, f.name, float(value))
+            elif type(value) is not kind:
+                raise UserError(f"{f.name} = {value!r}: give a value of type {kind.__name__}.")
+            if meta["choices"] and value not in meta["choices"]:
+                raise UserError(f"{f.name} = {value!r}: choose from {', '.join(meta['choices'])}.")
+            if kind in (int, float):
+                if not math.isfinite(value):
+                    raise UserError(f"{f.name} = {value!r}: give a finite number.")
+                if meta["low"] is not None and value < meta["low"]:
+                    raise UserError(f"{f.name} = {value!r}: give at least {meta['low']}.")
+                if meta["high"] is not None and value > meta["high"]:
+                    raise UserError(f"{f.name} = {value!r}: give at most {meta['high']}.")
+
+    def run_settings(self) -> dict[str, Any]:
+        """Return what makes this run the run it is, without what a session may change."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if not f.metadata["session"]}
+
+
+PRESETS: dict[str, dict[str, Any]] = {"report": {}}
+
+
+def make_config(settings: Mapping[str, Any]) -> Config:
+    """Apply ``settings`` on top of the preset that they name.
+
+    Raises:
+        UserError: for an unknown setting (with the nearest right one) or a value that is not valid.
+    """
+    names = [f.name for f in fields(Config)]
+    for name in settings:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1, 0)[0]
+            raise UserError(f"unknown setting {name!r}: did you mean {near!r}? --help lists all.")
+    preset = settings.get("preset", "report")
+    if preset not in PRESETS:
+        raise UserError(f"preset = {preset!r}: choose from {', '.join(PRESETS)}.")
+    return Config(**{**PRESETS[preset], **settings, "preset": preset})
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, exit code 2."""
+
+    def error(self, message: str) -> Any:
+        """Print the line and exit."""
+        self.exit(2, f"error: {message}\n")
+
+
+def command_line(argv: Sequence[str]) -> tuple[dict[str, Any], bool]:
+    """Read the settings given on the command line, and whether only to print them."""
+    parser = OneLineParser(
+        description=__doc__.split("\n\n")[0],
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("--print-config", action="store_true", help="Print all settings, and stop.")
+    presets = {name: make_config({"preset": name}) for name in PRESETS}
+    for f in fields(Config):
+        values = {name: getattr(config, f.name) for name, config in presets.items()}
+        shown = (
+            str(next(iter(values.values())))
+            if len(set(values.values())) == 1
+            else ", ".join(f"{name}: {value}" for name, value in values.items())
+        )
+        if f.name == "preset":
+            shown = "report"
+        help_text = f"{f.metadata['doc']} ({shown or 'empty'})".replace("%", "%%")
+        flag = "--" + f.name.replace("_", "-")
+        if isinstance(f.default, bool):
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=help_text)
+        else:
+            choices = f.metadata["choices"] or None
+            metavar = None if choices else type(f.default).__name__.upper()
+            parser.add_argument(
+                flag, type=type(f.default), choices=choices, metavar=metavar, help=help_text
+            )
+    known, unknown = parser.parse_known_args(argv)
+    if unknown:
+        flags = [option for action in parser._actions for option in action.option_strings]
+        near = difflib.get_close_matches(unknown[0].split("=")[0], flags, 1, 0)[0]
+        parser.error(f"unknown argument {unknown[0]}: did you mean {near}? --help lists all.")
+    given = vars(known)
+    return given, given.pop("print_config", False)
+
+
+# %% Output: every file is written whole or not at all
+
+
+def say(message: str) -> None:
+    """Print one line now; Kaggle's log shows it at once."""
+    print(message, flush=True)
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then move it into place.
+
+    Raises:
+        UserError: where the disk is full or the folder can't be written; ``path`` is unchanged.
+    """
+    part = path.with_name(f".{os.getpid()}.{path.name}")  # keeps the suffix that Keras looks at
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(part)
+        with open(part, "rb+") as stream:
+            os.fsync(stream.fileno())
+        os.replace(part, path)
+    except OSError as failure:
+        raise UserError(
+            f"{path} could not be written ({failure.strerror or failure}): make room or choose "
+            "another --out; what was there before is unchanged."
+        ) from failure
+    finally:
+        part.unlink(missing_ok=True)
+
+
+# %% Data: find the dataset, read where the holes are, decode every photo once
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One picture: its files and its holes.
+
+    ``boxes`` is two (top row, left column) pairs; ``clean`` is None where the truth is not known.
+    """
+
+    name: str
+    label: str
+    masked: Path
+    clean: Path | None
+    boxes: tuple[int, int, int, int]
+
+
+def find_dataset(root: Path, need_training: bool) -> Path:
+    """Find the folder that holds ``Testing_Data`` (and ``Training_Data``) at or below ``root``.
+
+    Kaggle has mounted competitions at three depths; the marker is the test set's CSV.
+
+    Raises:
+        UserError: with what is there instead.
+    """
+    level, seen = [root], []
+    for _ in range(7):
+        for folder in level:
+            base = folder.parent if folder.name == "Testing_Data" else folder
+            if (base / "Testing_Data" / "masked_info.csv").is_file() and (
+                not need_training or (base / "Training_Data").is_dir()
+            ):
+                return base
+        level = sorted(
+            child
+            for folder in level
+            if folder.is_dir() and folder.name not in ("Masked_Train", "Unmasked_Train")
+            for child in folder.iterdir()
+            if child.is_dir() and not child.name.startswith(".")
+        )
+        seen += [str(folder.relative_to(root)) for folder in level]
+    there = ", ".join(seen[:20]) + (", …" if len(seen) > 20 else "") if seen else "no folder"
+    if not root.is_dir():
+        there = "the folder does not exist"
+    wanted = "Training_Data beside " if need_training else ""
+    raise UserError(
+        f"no dataset under {root} (there: {there}): give --data a folder that holds "
+        f"{wanted}Testing_Data/masked_info.csv."
+    )
+
+
+def read_boxes(path: Path) -> dict[str, tuple[int, int, int, int]]:
+    """Read a ``masked_info.csv``: index, file name, top, left of box 1, top, left of box 2.
+
+    Raises:
+        UserError: naming the row that has another form, or the name that comes twice.
+    """
+    boxes: dict[str, tuple[int, int, int, int]] = {}
+    try:
+        rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"))))
+    except (OSError, UnicodeDecodeError, csv.Error) as failure:
+        raise UserError(f"{path} can't be read as a CSV ({failure}): fetch it again.") from failure
+    if not rows or len(rows[0]) != 6:
+        raise UserError(
+            f"{path}, row 1: {len(rows[0]) if rows else 0} columns, not 6 (index, filename, "
+            "y1, x1, y2, x2): restore the original file."
+        )
+    for number, row in enumerate(rows[1:], start=2):
+        try:
+            _, name, *numbers = row
+            y1, x1, y2, x2 = (int(value) for value in numbers)
+        except ValueError:
+            raise UserError(
+                f"{path}, row {number}: {','.join(row)!r} is not an index, a file name and four "
+                "whole numbers: restore the original file."
+            ) from None
+        if not name or os.path.basename(name) != name or "\\" in name or not name.isprintable():
+            raise UserError(f"{path}, row {number}: {name!r} is no plain file name: correct it.")
+        if name in boxes:
+            raise UserError(f"{path}, row {number}: {name} stands there twice: remove one.")
+        boxes[name] = (y1, x1, y2, x2)
+    return boxes
+
+
+def box_fault(boxes: Sequence[int]) -> str:
+    """Say what is wrong with the two boxes, or nothing."""
+    outside = [value for value in boxes if not 0 <= value <= LAST]
+    return f"box at {outside[0]} is outside 0 to {LAST}" if outside else ""
+
+
+def list_pictures(folder: Path) -> set[str]:
+    """Names of the pictures in a folder."""
+    suffixes = (".jpg", ".jpeg", ".png")
+    return {p.name for p in folder.iterdir() if p.suffix.lower() in suffixes}
+
+
+def list_test(base: Path) -> list[Photo]:
+    """List the test pictures in the order of their CSV, which is the submission's.
+
+    Raises:
+        UserError: for any fault, since every row of the submission is owed.
+    """
+    folder = base / "Testing_Data"
+    boxes, there = read_boxes(folder / "masked_info.csv"), list_pictures(folder)
+    if missing := sorted(boxes.keys() - there):
+        raise UserError(f"{folder / missing[0]} is in masked_info.csv but not there: fetch it.")
+    if extra := sorted(there - boxes.keys()):
+        raise UserError(f"{folder / extra[0]} has no row in masked_info.csv: add it or remove it.")
+    if not boxes:
+        raise UserError(f"{folder / 'masked_info.csv'} has no rows: fetch the test set again.")
+    for name, four in boxes.items():
+        if fault := box_fault(four):
+            raise UserError(f"{folder / 'masked_info.csv'}: {name}: {fault}: correct the row.")
+    return [Photo(n, class_of(n), folder / n, None, four) for n, four in boxes.items()]
+
+
+def class_of(name: str) -> str:
+    """Class of a picture that lies in no class folder: the letters that its name starts with."""
+    letters = re.match(r"[A-Za-z]+", name)
+    return letters[0].capitalize() if letters else "Photo"
+
+
+def list_training(base: Path) -> tuple[list[Photo], dict[str, str]]:
+    """List the training pictures, with or without class folders, and the faulty ones with why."""
+    training = base / "Training_Data"
+    folders = [f.parent for f in sorted(training.glob("*/Masked_Train"))]
+    if (training / "Masked_Train").is_dir():
+        folders.append(training)
+    if not folders:
+        raise UserError(f"{training} holds no Masked_Train folder: see the data layout.")
+    photos: list[Photo] = []
+    faults: dict[str, str] = {}
+    for folder in folders:
+        masked, clean = folder / "Masked_Train", folder / "Unmasked_Train"
+        if not clean.is_dir():
+            raise UserError(f"{clean} is not there: its pictures are what is learned from.")
+        boxes = read_boxes(masked / "masked_info.csv")
+        with_hole, without = list_pictures(masked), list_pictures(clean)
+        for name in sorted(with_hole | without | boxes.keys()):
+            where = str((masked / name).relative_to(base))
+            if name not in boxes:
+                faults[where] = "no row in masked_info.csv"
+            elif name not in with_hole:
+                faults[where] = "no masked picture"
+            elif name not in without:
+                faults[where] = "no unmasked partner"
+            elif fault := box_fault(boxes[name]):
+                faults[where] = fault
+            else:
+                label = class_of(name) if folder == training else folder.name
+                photos.append(Photo(name, label, masked / name, clean / name, boxes[name]))
+    return photos, faults
+
+
+def split(photos: Sequence[Photo], config: Config) -> tuple[list[Photo], list[Photo]]:
+    """Hold out validation pictures of each class, the same for the same seed."""
+    training, validation = [], []
+    for label in sorted({photo.label for photo in photos}):
+        members = [photo for photo in photos if photo.label == label]
+        random.Random(f"{config.seed} {label}").shuffle(members)
+        members = members[: config.limit or None]
+        held = min(config.validation_per_class, max(1, len(members) // 5))
+        validation += members[:held]
+        training += members[held:]
+    if not training:
+        raise UserError("no picture is left to train on: give at least 2 a class.")
+    return training, validation
+
+
+def decode(path: Path) -> np.ndarray:
+    """Decode a picture of any colour mode to uint8 [256, 256, 3], RGB.
+
+    Raises:
+        ValueError: saying what is wrong with the file.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.size != (SIDE, SIDE):
+                raise ValueError(f"is {image.width}x{image.height}, not {SIDE}x{SIDE}")
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as failure:
+        raise ValueError(f"can't be decoded ({failure})") from failure
+
+
+def free_memory() -> int:
+    """Memory that is free for use, bytes."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            amounts = dict(line.split(":") for line in lines)
+        return int(amounts["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return 4 << 30
+
+
+def decode_all(paths: Sequence[Path], what: str, cache: str) -> tuple[np.ndarray, dict[int, str]]:
+    """Decode pictures in threads, once, to uint8 [n, 256, 256, 3]; faults by index.
+
+    The array lies in memory, or in an unlinked file on scratch disk where memory is short: the
+    operating system then keeps what fits.
+    """
+    shape = (len(paths), SIDE, SIDE, 3)
+    if cache == "disk" or (cache == "auto" and math.prod(shape) > free_memory() // 2):
+        with tempfile.TemporaryFile() as scratch:
+            photos: np.ndarray = np.memmap(scratch, np.uint8, "w+", shape=shape)
+    else:
+        photos = np.empty(shape, np.uint8)
+    faults: dict[int, str] = {}
+
+    def fill(index: int) -> None:
+        try:
+            photos[index] = decode(paths[index])
+        except ValueError as fault:
+            faults[index] = str(fault)
+
+    said = time.monotonic()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done, _ in enumerate(pool.map(fill, range(len(paths))), start=1):
+            if time.monotonic() - said > 10:
+                said = time.monotonic()
+                say(f"reading {what}: {done}/{len(paths)}")
+    return photos, faults
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Decoded pictures: uint8 [n, 256, 256, 3] each, boxes int32 [n, 2, 2] (top, left).
+
+    Of training pictures only ``clean`` is kept: their holes are cut out of it.
+    """
+
+    photos: list[Photo]
+    boxes: np.ndarray
+    masked: np.ndarray | None
+    clean: np.ndarray | None
+
+    @classmethod
+    def of(cls, photos: list[Photo], masked: Any, clean: Any) -> Pictures:
+        """Put pictures and their boxes together."""
+        boxes = np.array([photo.boxes for photo in photos], np.int32).reshape(-1, 2, 2)
+        return cls(photos, boxes, masked, clean)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The three parts; without training pictures only ``test`` is there."""
+
+    test: Pictures
+    training: Pictures | None
+    validation: Pictures | None
+
+
+def load_dataset(config: Config) -> Dataset:
+    """Find, check and decode the dataset, and print one report of it.
+
+    Raises:
+        UserError: for a faulty test picture, or too many faulty training pictures.
+    """
+    root = Path(config.data or "/kaggle/input")
+    base = find_dataset(root, need_training=config.predictor == "model" and config.steps > 0)
+    test = list_test(base)
+    test_pixels, bad = decode_all([photo.masked for photo in test], "test pictures", config.cache)
+    for index, fault in bad.items():
+        raise UserError(f"{test[index].masked} {fault}: fetch it again; every row is owed.")
+    say(f"dataset {base}: {len(test)} test pictures")
+    dataset = Dataset(Pictures.of(test, test_pixels, None), None, None)
+    if not (base / "Training_Data").is_dir():
+        return dataset
+
+    photos, faults = list_training(base)
+    total = len(photos) + len(faults)
+    training, validation = split(photos, config)
+    arrays: list[tuple[np.ndarray, np.ndarray]] = []
+    parts: list[list[Photo]] = []
+    for part, what in ((training, "training pictures"), (validation, "validation pictures")):
+        clean, bad_clean = decode_all([p.clean for p in part if p.clean], what, config.cache)
+        masked, bad_masked = decode_all([p.masked for p in part], f"masked {what}", config.cache)
+        for index, fault in (bad_masked | bad_clean).items():
+            file = part[index].clean if index in bad_clean else part[index].masked
+            assert file is not None
+            faults[str(file.relative_to(base))] = fault
+        good = [i for i in range(len(part)) if i not in bad_clean and i not in bad_masked]
+        whole = len(good) == len(part)
+        arrays.append((masked, clean) if whole else (masked[good], clean[good]))
+        parts.append([part[i] for i in good])
+    counts = Counter(photo.label for photo in photos)
+    say("  training pictures: " + ", ".join(f"{k} {n}" for k, n in sorted(counts.items())))
+    for where, fault in sorted(faults.items())[:20]:
+        say(f"  left out: {where}: {fault}")
+    if len(faults) > 20:
+        say(f"  left out: {len(faults) - 20} more")
+    if len(faults) > config.max_bad_fraction * total:
+        where, fault = min(faults.items())
+        raise UserError(
+            f"{len(faults)} of {total} training pictures can't be used, more than max_bad_fraction "
+            f"= {config.max_bad_fraction:g}; the first is {where}: {fault}."
+        )
+    if not parts[0] or not parts[1]:
+        raise UserError(f"{base / 'Training_Data'}: too few pictures are left to train on.")
+    copies = len(SYMMETRIES[config.augmentation])
+    say(
+        f"  {len(parts[0])} to train on, x {copies} = {len(parts[0]) * copies} with augmentation; "
+        f"{len(parts[1])} held out"
+    )
+    return Dataset(
+        dataset.test,
+        Pictures.of(parts[0], None, arrays[0][1]),
+        Pictures.of(parts[1], *arrays[1]),
+    )
+
+
+# %% Holes: masks, crops and the harmonic fill
+#
+# Boxes are int32 [n, 2, 2]: two (top, left) pairs an image. They may touch the edge or overlap.
+
+
+def draw_boxes(count: int, seed: tf.Tensor) -> tf.Tensor:
+    """Draw two holes for each of ``count`` images, anywhere inside the image."""
+    return tf.random.stateless_uniform([count, 2, 2], seed, 0, LAST + 1, tf.int32)
+
+
+def hole_mask(boxes: tf.Tensor) -> tf.Tensor:
+    """Return 1 in the holes and 0 elsewhere: float32 [n, 256, 256, 1]."""
+    offset = tf.range(SIDE) - boxes[..., None]  # [n, box, axis, pixel]
+    inside = (offset >= 0) & (offset < HOLE)
+    in_box = inside[:, :, 0, :, None] & inside[:, :, 1, None, :]
+    return tf.cast(tf.reduce_any(in_box, 1), tf.float32)[..., None]
+
+
+def hole_pixels(boxes: tf.Tensor) -> tf.Tensor:
+    """Coordinates of every pixel of every hole: int32 [n, 2, 75, 75, 2]."""
+    grid = tf.stack(tf.meshgrid(tf.range(HOLE), tf.range(HOLE), indexing="ij"), -1)
+    return boxes[:, :, None, None, :] + grid
+
+
+def crop_holes(images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
+    """Cut the holes out of [n, 256, 256, c]: [n, 2, 75, 75, c]."""
+    return tf.gather_nd(images, hole_pixels(boxes), batch_dims=1)
+
+
+def paste_holes(images: tf.Tensor, boxes: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """Replace the holes of ``images`` by ``values`` [n, 2, 75, 75, c]; box 2 wins an overlap."""
+    pixels = hole_pixels(boxes)
+    for box in (0, 1):
+        where = pixels[:, box]
+        index = tf.broadcast_to(tf.range(tf.shape(where)[0])[:, None, None, None], where.shape)
+        where = tf.concat([index[..., :1], where], -1)
+        images = tf.tensor_scatter_nd_update(images, where, values[:, box])
+    return images
+
+
+def ring_offsets() -> np.ndarray:
+    """Offsets of the 4 x 75 pixels around a hole from its corner: above, below, left, right."""
+    along = np.arange(HOLE)
+    before, after = np.full(HOLE, -1), np.full(HOLE, HOLE)
+    sides = [(before, along), (after, along), (along, before), (along, after)]
+    return np.concatenate([np.stack(side, -1) for side in sides]).astype(np.int32)
+
+
+@functools.cache
+def poisson_basis() -> tuple[np.ndarray, np.ndarray]:
+    """Diagonalise the second difference on 75 points: eigenvectors [3, 75, 75], values [3, 75].
+
+    The three cases are: known pixels at both ends; none before the first (the image's edge, which
+    reflects); none after the last.
+    """
+    bases = []
+    for first, last in ((2, 2), (1, 2), (2, 1)):
+        second = 2 * np.eye(HOLE) - np.eye(HOLE, k=1) - np.eye(HOLE, k=-1)
+        second[0, 0], second[-1, -1] = first, last
+        bases.append(np.linalg.eigh(second))
+    return np.stack([b[1] for b in bases]), np.stack([b[0] for b in bases])
+
+
+@functools.cache
+def ring_operator() -> tf.Tensor:
+    """Harmonic fill of a hole as a matrix: float32 [9 * 5625, 300], from its ring to its pixels.
+
+    The first 9 are 3 * (case of the rows) + (case of the columns), as in ``poisson_basis``.
+    """
+    vectors, values = poisson_basis()
+    source = np.zeros((4 * HOLE, HOLE, HOLE))
+    beside = np.clip(ring_offsets(), 0, HOLE - 1)
+    source[np.arange(4 * HOLE), beside[:, 0], beside[:, 1]] = 1
+    operator = np.empty((9, HOLE * HOLE, 4 * HOLE), np.float32)
+    for rows in range(3):
+        for columns in range(3):
+            vy, vx = vectors[rows], vectors[columns]
+            modes = vy.T @ source @ vx / (values[rows][:, None] + values[columns])
+            operator[3 * rows + columns] = (vy @ modes @ vx.T).reshape(4 * HOLE, -1).T
+    with tf.init_scope():  # one tensor for all graphs: 60 MB would weigh on each
+        return tf.constant(operator.reshape(-1, 4 * HOLE))
+
+
+def harmonic_fill(images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
+    """Fill the holes of float32 [n, 256, 256, 3] with the solution of Laplace's equation.
+
+    The pixels around a hole are the boundary values; the image's edge reflects. A hole is a square,
+    so the equation is diagonal in the eigenvectors of the second difference and a fill is four
+    75x75 matrix products. Where holes overlap or touch, the ring pixels of one that lie in the
+    other are unknown: they solve a 300x300 system, so that the union is filled exactly.
+    Source: the fast Poisson solver by diagonalisation (Lynch, Rice and Thomas 1964,
+    doi:10.1007/BF01386067).
+    """
+    ring_at = boxes[:, :, None, :] + ring_offsets()  # [n, 2, 300, 2]
+    ring = tf.gather_nd(tf.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]]), ring_at + 1, batch_dims=1)
+    in_other = ring_at - boxes[:, ::-1, None, :]
+    unknown = tf.reduce_all((in_other >= 0) & (in_other < HOLE), -1)  # [n, 2, 300]
+    ring = tf.where(unknown[..., None], 0.0, ring)
+    case = tf.where(boxes == 0, 1, tf.where(boxes == LAST, 2, 0))  # [n, 2, axis]
+
+    joined = tf.where(tf.reduce_any(unknown, [1, 2]))
+    ring = tf.cond(
+        tf.size(joined) > 0,
+        lambda: tf.tensor_scatter_nd_add(
+            ring,
+            joined,
+            _shared_ring(*(tf.gather_nd(x, joined) for x in (ring, unknown, in_other, case))),
+        ),
+        lambda: ring,
+    )
+
+    vectors, values = (tf.constant(part, tf.float32) for part in poisson_basis())
+    vy, vx = tf.gather(vectors, case[..., 0]), tf.gather(vectors, case[..., 1])
+    wy, wx = tf.gather(values, case[..., 0]), tf.gather(values, case[..., 1])
+    above, below, left, right = tf.split(ring, 4, axis=2)  # [n, 2, 75, 3]
+    rest = [0, HOLE - 1]
+    none = [0, 0]
+    source = (
+        tf.pad(above[:, :, None], [none, none, rest, none, none])
+        + tf.pad(below[:, :, None], [none, none, rest[::-1], none, none])
+        + tf.pad(left[:, :, :, None], [none, none, none, rest, none])
+        + tf.pad(right[:, :, :, None], [none, none, none, rest[::-1], none])
+    )
+    source = tf.transpose(source, [0, 1, 4, 2, 3])  # channels become a batch axis
+    vy, vx = vy[:, :, None], vx[:, :, None]
+    modes = tf.matmul(tf.matmul(vy, source, transpose_a=True), vx)
+    modes /= (wy[..., :, None] + wx[..., None, :])[:, :, None]
+    filled = tf.matmul(tf.matmul(vy, modes), vx, transpose_b=True)
+    return paste_holes(images, boxes, tf.transpose(filled, [0, 1, 3, 4, 2]))
+
+
+def _shared_ring(
+    ring: tf.Tensor, unknown: tf.Tensor, in_other: tf.Tensor, case: tf.Tensor
+) -> tf.Tensor:
+    """Values of the ring pixels of each hole that lie in the other one; 0 elsewhere.
+
+    Each such pixel is a row of the other hole's operator applied to that hole's ring, whose own
+    unknown pixels are rows of the first one's: g0 = p0 + C0 g1, g1 = p1 + C1 g0.
+    """
+    known, coupling = [], []
+    flat = ring_operator()
+    for box in (0, 1):
+        other = 1 - box
+        place = tf.clip_by_value(in_other[:, box], 0, HOLE - 1)
+        kind = 3 * case[:, other, 0] + case[:, other, 1]
+        row = (kind[:, None] * HOLE + place[..., 0]) * HOLE + place[..., 1]
+        rows = tf.where(unknown[:, box, :, None], tf.gather(flat, row), 0.0)  # [n, 300, 300]
+        known.append(tf.matmul(rows, ring[:, other]))
+        coupling.append(tf.where(unknown[:, other, None, :], rows, 0.0))
+    system = tf.eye(4 * HOLE) - tf.matmul(coupling[0], coupling[1])
+    first = tf.linalg.solve(system, known[0] + tf.matmul(coupling[0], known[1]))
+    return tf.stack([first, known[1] + tf.matmul(coupling[1], first)], 1)
+
+
+# %% Input pipeline: what a step sees is a pure function of the seed and the step
+#
+# A symmetry of the square is (transpose, mirror rows, mirror columns), in this order.
+
+SYMMETRIES: dict[str, list[tuple[int, int, int]]] = {
+    "none": [(0, 0, 0)],
+    "five": [(0, 0, 0), (1, 1, 0), (0, 1, 1), (1, 0, 1), (0, 0, 1)],
+    "eight": [(t, r, c) for t in (0, 1) for r in (0, 1) for c in (0, 1)],
+}
+
+
+def apply_symmetry(
+    images: tf.Tensor, boxes: tf.Tensor, symmetry: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Turn each image and its boxes by its own symmetry, bool [n, 3]."""
+    transpose, rows, columns = (symmetry[:, i] for i in range(3))
+    pick = [slice(None), None, None, None]
+    images = tf.where(transpose[*pick], tf.transpose(images, [0, 2, 1, 3]), images)
+    images = tf.where(rows[*pick], images[:, ::-1], images)
+    images = tf.where(columns[*pick], images[:, :, ::-1], images)
+    boxes = tf.where(transpose[:, None, None], boxes[..., ::-1], boxes)
+    mirrored = tf.stack([rows, columns], -1)[:, None, :]
+    return images, tf.where(mirrored, LAST - boxes, boxes)
+
+
+def jittered(
+    images: tf.Tensor, boxes: tf.Tensor, side: int, seed: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Enlarge to ``side`` px and crop 256 px at random, bilinearly; holes move, but keep 75 px."""
+    count = images.shape[0]
+    window = SIDE * SIDE / side - 1  # of the original image, between outer pixel centres
+    corner = tf.random.stateless_uniform([count, 2], seed) * (SIDE - 1 - window)
+    frame = tf.concat([corner, corner + window], 1) / (SIDE - 1)
+    images = tf.image.crop_and_resize(images, frame, tf.range(count), [SIDE, SIDE])
+    centre = tf.cast(boxes, tf.float32) + (HOLE - 1) / 2
+    centre = (centre - corner[:, None, :]) * ((SIDE - 1) / window)
+    boxes = tf.cast(tf.round(centre - (HOLE - 1) / 2), tf.int32)
+    return images, tf.clip_by_value(boxes, 0, LAST)
+
+
+def network_input(config: Config, images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
+    """What the generator sees of float32 [n, 256, 256, 3] in [0, 1]: the picture, holes zero."""
+    return scale_pixels(config, images * (1 - hole_mask(boxes)))
+
+
+def scale_pixels(config: Config, images: tf.Tensor) -> tf.Tensor:
+    """From [0, 1] to the networks' range."""
+    return images * 2 - 1 if config.pixel_range == "symmetric" else images
+
+
+def unscale_pixels(config: Config, images: tf.Tensor) -> tf.Tensor:
+    """From the networks' range to [0, 1], cut off at its ends."""
+    images = images / 2 + 0.5 if config.pixel_range == "symmetric" else images
+    return tf.clip_by_value(images, 0, 1)
+
+
+def training_example(
+    config: Config, images: tf.Tensor, boxes: tf.Tensor, symmetry: tf.Tensor, seed: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Make one step's input and target, float32 [n, 256, 256, 3], from clean uint8 photos."""
+    seeds = tf.random.experimental.stateless_split(seed, 4)
+    count = images.shape[0]
+    if config.flip:
+        mirror = tf.random.stateless_uniform([count], seeds[0]) < 0.5
+        columns = tf.not_equal(symmetry[:, 2], mirror)
+        symmetry = tf.concat([symmetry[:, :2], columns[:, None]], 1)
+    images, boxes = apply_symmetry(images, boxes, symmetry)
+    images = tf.cast(images, tf.float32) / 255
+    if config.jitter > SIDE:
+        images, boxes = jittered(images, boxes, config.jitter, seeds[1])
+    if config.holes == "random":
+        boxes = draw_boxes(count, seeds[2])
+    seen = images
+    if config.noise:
+        seen += config.noise * tf.random.stateless_normal(tf.shape(images), seeds[3])
+        seen = tf.clip_by_value(seen, 0, 1)
+    return network_input(config, seen, boxes), scale_pixels(config, images)
+
+
+def training_batches(config: Config, pictures: Pictures, first: int, last: int) -> tf.data.Dataset:
+    """Batches of steps ``first`` to ``last``, excluding ``last``.
+
+    Each epoch visits every image under every symmetry of the augmentation once, in an order of its
+    own; the position in it follows from the step, so that a resumed run needs no other state.
+    """
+    symmetries = tf.constant(np.array(SYMMETRIES[config.augmentation], bool))
+    count, clean = len(pictures.photos), pictures.clean
+    assert clean is not None
+    epoch = count * len(symmetries)
+    boxes = tf.constant(pictures.boxes)
+
+    def shuffled(position: tf.Tensor) -> tf.Tensor:
+        order = tf.stack([np.int64(config.seed), position // epoch])
+        return tf.random.experimental.index_shuffle(position % epoch, order, np.int64(epoch - 1))
+
+    def example(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        positions = step * config.batch_size + tf.range(config.batch_size, dtype=tf.int64)
+        place = tf.map_fn(shuffled, positions)
+        index = place % count
+        images = tf.numpy_function(lambda i: clean[i], [index], tf.uint8, stateful=False)
+        images = tf.ensure_shape(images, [config.batch_size, SIDE, SIDE, 3])
+        seed = tf.stack([np.int64(config.seed), step])
+        symmetry = tf.gather(symmetries, place // count)
+        return training_example(config, images, tf.gather(boxes, index), symmetry, seed)
+
+    steps = tf.data.Dataset.range(first, last)
+    return steps.map(example, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+
+
+# %% Networks
+
+
+def weights_like_the_report() -> keras.initializers.Initializer:
+    """Give N(0, 0.02), the initialiser of both networks."""
+    return keras.initializers.RandomNormal(0.0, 0.02)
+
+
+def build_generator(config: Config) -> keras.Model:
+    """Build the U-Net: ``depth`` down layers, one up layer fewer, skip connections between them.
+
+    With width 64 and depth 8: 54,414,979 trainable and 10,880 non-trainable parameters.
+    """
+    layers = keras.layers
+    filters = [config.width * min(2**i, 8) for i in range(config.depth)]
+    strides = [2 if i < 8 else 1 for i in range(config.depth)]
+    shape = {"padding": "same", "kernel_initializer": weights_like_the_report()}
+    inputs = x = keras.Input((SIDE, SIDE, 3), name="picture")
+    skips = []
+    for i, (count, stride) in enumerate(zip(filters, strides, strict=True)):
+        x = layers.Conv2D(count, 4, stride, use_bias=False, name=f"down{i + 1}", **shape)(x)
+        if i:
+            x = layers.BatchNormalization(name=f"down{i + 1}_norm")(x)
+        x = layers.LeakyReLU(0.3, name=f"down{i + 1}_relu")(x)
+        skips.append(x)
+    for i in range(1, config.depth):
+        count, stride, skip = filters[-1 - i], strides[-i], skips[-1 - i]
+        x = layers.Conv2DTranspose(count, 4, stride, use_bias=False, name=f"up{i}", **shape)(x)
+        x = layers.BatchNormalization(name=f"up{i}_norm")(x)
+        if i <= 3 and config.dropout:
+            seed = config.seed * 10 + i
+            x = layers.Dropout(config.dropout, seed=seed, name=f"up{i}_dropout")(x)
+        x = layers.ReLU(name=f"up{i}_relu")(x)
+        x = layers.Concatenate(name=f"skip{i}")([x, skip])
+    end = "tanh" if config.pixel_range == "symmetric" else "sigmoid"
+    x = layers.Conv2DTranspose(3, 4, 2, activation=end, name="filled", **shape)(x)
+    return keras.Model(inputs, x, name="generator")
+
+
+def build_discriminator(config: Config) -> keras.Model:
+    """Build the PatchGAN: 30x30 logits for a pair of input and target or output.
+
+    With width 64: 2,768,641 trainable and 1,792 non-trainable parameters.
+    """
+    layers = keras.layers
+    init = {"kernel_initializer": weights_like_the_report()}
+    pair = [keras.Input((SIDE, SIDE, 3), name=name) for name in ("picture", "filled")]
+    x = layers.Concatenate(name="pair")(pair)
+    for i in range(3):
+        name, count = f"down{i + 1}", config.width * 2**i
+        x = layers.Conv2D(count, 4, 2, padding="same", use_bias=False, name=name, **init)(x)
+        if i:
+            x = layers.BatchNormalization(name=f"{name}_norm")(x)
+        x = layers.LeakyReLU(0.3, name=f"{name}_relu")(x)
+    x = layers.ZeroPadding2D(name="pad1")(x)
+    x = layers.Conv2D(config.width * 8, 4, use_bias=False, name="patch", **init)(x)
+    x = layers.BatchNormalization(name="patch_norm")(x)
+    x = layers.LeakyReLU(0.3, name="patch_relu")(x)
+    x = layers.ZeroPadding2D(name="pad2")(x)
+    return keras.Model(pair, layers.Conv2D(1, 4, name="logits", **init)(x), name="discriminator")
+
+
+# %% Losses and one training step
+
+LOSSES = ("gen", "gan", "l1", "disc")  # the generator's total, its two parts, the discriminator's
+
+
+def cross_entropy(is_real: float, logits: tf.Tensor) -> tf.Tensor:
+    """Mean binary cross-entropy of logits against one label."""
+    labels = tf.fill(tf.shape(logits), is_real)
+    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels, logits))
+
+
+class Pix2Pix:
+    """Both networks, both optimisers and the step: all of a run's state that is trained."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.generator = build_generator(config)
+        self.discriminator = build_discriminator(config)
+        self.optimizers = {
+            network: keras.optimizers.Adam(config.learning_rate, config.beta_1, config.beta_2)
+            for network in ("generator", "discriminator")
+        }
+        self.optimizers["generator"].build(self.generator.trainable_variables)
+        self.optimizers["discriminator"].build(self.discriminator.trainable_variables)
+        self.train_step = tf.function(self._train_step)
+        self.forward = tf.function(self._forward)
+
+    def _train_step(self, seen: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+        """Train both networks on one batch; return the values named by ``LOSSES``."""
+        config = self.config
+        with tf.GradientTape() as generator_tape, tf.GradientTape() as discriminator_tape:
+            output = self.generator(seen, training=True)
+            real = self.discriminator([seen, target], training=True)
+            fake = self.discriminator([seen, output], training=True)
+            gan = cross_entropy(1.0, fake)
+            l1 = tf.reduce_mean(tf.abs(target - output))
+            gen = gan + config.lambda_l1 * l1
+            disc = cross_entropy(1.0, real) + config.lambda_disc * cross_entropy(0.0, fake)
+        for name, network, tape, loss in (
+            ("generator", self.generator, generator_tape, gen),
+            ("discriminator", self.discriminator, discriminator_tape, disc),
+        ):
+            variables = network.trainable_variables
+            self.optimizers[name].apply(tape.gradient(loss, variables), variables)
+        return tf.stack([gen, gan, l1, disc])
+
+    def _forward(self, seen: tf.Tensor) -> tf.Tensor:
+        return self.generator(seen, training=self.config.predict_in_training_mode)
+
+    def variables(self, prefix: str = "") -> dict[str, Any]:
+        """Every variable of the run by name: weights, statistics, dropout's seeds, optimisers'."""
+        owners = {"generator": self.generator, "discriminator": self.discriminator}
+        owners |= {f"{name}_optimizer": each for name, each in self.optimizers.items()}
+        named = {
+            f"{owner}/{index:03d}": variable
+            for owner, whole in owners.items()
+            for index, variable in enumerate(whole.variables)
+        }
+        return {name: variable for name, variable in named.items() if name.startswith(prefix)}
+
+    def state(self, prefix: str = "") -> dict[str, np.ndarray]:
+        """Values of ``variables``."""
+        return {name: variable.numpy() for name, variable in self.variables(prefix).items()}
+
+
+# %% Prediction: known pixels are copied, never predicted
+
+PREDICTION_BATCH = 16
+
+
+def fill_with_model(model: Pix2Pix, images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
+    """Fill the holes with the generator, one picture at a time where batch statistics are used."""
+    seen = network_input(model.config, images, boxes)
+    size = 1 if model.config.predict_in_training_mode else len(images)
+    outputs = [model.forward(seen[i : i + size]) for i in range(0, len(images), size)]
+    return unscale_pixels(model.config, tf.concat(outputs, 0))
+
+
+def fill_with_mean(images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
+    """Fill the holes with the mean colour of the picture's known pixels."""
+    known = 1 - hole_mask(boxes)
+    mean = tf.reduce_sum(images * known, [1, 2], True) / tf.reduce_sum(known, [1, 2], True)
+    return tf.zeros_like(images) + mean
+
+
+BASELINES: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
+    "zeros": lambda images, boxes: tf.zeros_like(images),
+    "mean": fill_with_mean,
+    "harmonic": tf.function(harmonic_fill, reduce_retracing=True),
+}
+
+
+def predict(
+    fill: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], pictures: Pictures
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield composites, float32 [m, 256, 256, 3] in [0, 1], a slice of the pictures at a time."""
+    assert pictures.masked is not None
+    for start in range(0, len(pictures.photos), PREDICTION_BATCH):
+        part = slice(start, min(start + PREDICTION_BATCH, len(pictures.photos)))
+        boxes = tf.constant(pictures.boxes[part])
+        images = tf.constant(pictures.masked[part], tf.float32) / 255
+        mask = hole_mask(boxes)
+        yield part, (images * (1 - mask) + fill(images, boxes) * mask).numpy()
+
+
+@dataclass
+class restored_afterwards:  # noqa: N801 - reads as a statement
+    """Give variables back their values, and dropout fixed seeds meanwhile.
+
+    Prediction in training mode is then repeatable, and leaves nothing behind in the model.
+    """
+
+    model: Pix2Pix
+
+    def __enter__(self) -> None:
+        trainable = {id(v) for v in self.model.generator.trainable_variables}
+        self.variables = [v for v in self.model.generator.variables if id(v) not in trainable]
+        self.values = [v.numpy() for v in self.variables]
+        for layer in self.model.generator.layers:
+            if isinstance(layer, keras.layers.Dropout):
+                layer.seed_generator.state.assign([layer.seed, 0])
+
+    def __exit__(self, *_: object) -> None:
+        for variable, value in zip(self.variables, self.values, strict=True):
+            variable.assign(value)
+
+
+def filler(predictor: str, model: Pix2Pix | None) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Return the function that fills holes under the name ``predictor``."""
+    if predictor == "model":
+        assert model is not None
+        return functools.partial(fill_with_model, model)
+    return BASELINES[predictor]
+
+
+def hole_rmse(
+    fill: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], pictures: Pictures
+) -> tuple[float, np.ndarray]:
+    """Score a predictor: RMSE pooled over the values of all holes, and the filled pictures.
+
+    As in the submission, a pixel that lies in both holes counts twice. Pixels are in [0, 1].
+    """
+    assert pictures.clean is not None
+    total, shown = 0.0, []
+    for part, filled in predict(fill, pictures):
+        boxes = pictures.boxes[part]
+        truth = crop_holes(pictures.clean[part].astype(np.float32) / 255, boxes)
+        total += float(tf.reduce_sum((crop_holes(filled, boxes) - truth) ** 2))
+        shown.append(filled)
+    values = len(pictures.photos) * 2 * HOLE * HOLE * 3
+    return math.sqrt(total / values), np.concatenate(shown)
+
+
+# %% Submission
+
+
+def digits(numbers: np.ndarray, places: int) -> np.ndarray:
+    """Decimal digits of whole numbers as ASCII bytes, [..., places], leading zeros kept."""
+    powers = 10 ** np.arange(places - 1, -1, -1, dtype=np.int32)
+    return (numbers[..., None] // powers % 10 + ord("0")).astype(np.uint8)
+
+
+@functools.cache
+def coordinate_text() -> np.ndarray:
+    """Spell 0 to 255 as three bytes, NUL where a digit is not written: uint8 [256, 3]."""
+    numbers = np.arange(SIDE)
+    text = digits(numbers, 3)
+    text[numbers < 100, 0] = 0
+    text[numbers < 10, 1] = 0
+    return text
+
+
+def submission_rows(name: str, boxes: np.ndarray, values: np.ndarray) -> bytes:
+    """Spell the 33,750 lines of one picture, vectorised.
+
+    Every line is laid out at one width, padded with NUL bytes, which are then dropped.
+
+    Args:
+        name: the picture's file name.
+        boxes: int [2, 2], top and left of each hole.
+        values: [2, 75, 75, 3] in [0, 1], channels in the submission's order.
+    """
+    head = np.frombuffer(f"{name}_box".encode(), np.uint8)
+    start = len(head)
+    # name_boxN_RRR_CCC_K,D.DDDDDD\n
+    lines = np.zeros((2, HOLE, HOLE, 3, start + 21), np.uint8)
+    lines[..., :start] = head
+    lines[..., start] = np.frombuffer(b"12", np.uint8)[:, None, None, None]
+    along = boxes[..., None] + np.arange(HOLE)  # [2, axis, 75]
+    lines[..., start + 2 : start + 5] = coordinate_text()[along[:, 0]][:, :, None, None]
+    lines[..., start + 6 : start + 9] = coordinate_text()[along[:, 1]][:, None, :, None]
+    lines[..., start + 10] = np.frombuffer(b"012", np.uint8)
+    lines[..., [start + 1, start + 5, start + 9]] = ord("_")
+    lines[..., start + 11] = ord(",")
+    millionths = np.rint(values * 1e6).astype(np.int32)
+    lines[..., start + 12 : start + 19] = digits(millionths, 7)
+    lines[..., start + 14 : start + 20] = lines[..., start + 13 : start + 19]
+    lines[..., start + 13] = ord(".")
+    lines[..., start + 20] = ord("\n")
+    return lines[lines != 0].tobytes()
+
+
+def submission_values(config: Config, picture: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Bring a composite picture's holes to the submission's scale and channel order."""
+    if config.value_scale == "minmax":
+        low, high = picture.min((0, 1)), picture.max((0, 1))
+        picture = (picture - low) / np.maximum(high - low, 1e-6)
+    if config.channel_order == "bgr":
+        picture = picture[..., ::-1]
+    return np.stack([picture[y : y + HOLE, x : x + HOLE] for y, x in boxes])
+
+
+def write_submission(
+    config: Config, path: Path, pictures: Pictures, composites: Iterable[tuple[slice, np.ndarray]]
+) -> int:
+    """Write the gzipped submission, a picture at a time; return its number of rows."""
+
+    def write(part: Path) -> None:
+        with open(part, "wb") as stream:
+            pack = zlib.compressobj(1, wbits=31)  # 31: with the header and checksum of gzip
+            stream.write(pack.compress(b"filename_box_pixel,value\n"))
+            for where, filled in composites:
+                for index, picture in zip(range(where.start, where.stop), filled, strict=True):
+                    boxes = pictures.boxes[index]
+                    values = submission_values(config, picture, boxes)
+                    text = submission_rows(pictures.photos[index].name, boxes, values)
+                    stream.write(pack.compress(text))
+            stream.write(pack.flush())
+
+    write_whole(path, write)
+    return len(pictures.photos) * 2 * HOLE * HOLE * 3
+
+
+# %% Checkpoints: one file, everything, written whole
+
+
+@dataclass
+class Progress:
+    """Where a run is: steps done, seconds of training, and the best validation so far."""
+
+    step: int = 0
+    seconds: float = 0.0
+    best_rmse: float = math.inf
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+    """Write named arrays and a JSON record as one ``.npz``."""
+    record = np.frombuffer(json.dumps(about).encode(), np.uint8)
+
+    def write(part: Path) -> None:
+        with open(part, "wb") as stream:
+            np.savez(stream, about=record, **arrays)  # type: ignore[arg-type]
+
+    write_whole(path, write)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read the JSON record of a checkpoint.
+
+    Raises:
+        UserError: where the file is no whole checkpoint.
+    """
+    try:
+        with np.load(path) as arrays:
+            return json.loads(arrays["about"].tobytes())
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as failure:
+        raise UserError(f"{path} is no whole checkpoint ({failure}): remove it.") from failure
+
+
+def restore(path: Path, variables: Mapping[str, Any]) -> None:
+    """Assign the arrays of a checkpoint to the variables of the same names and shapes."""
+    with np.load(path) as arrays:
+        for name, variable in variables.items():
+            if name not in arrays or arrays[name].shape != tuple(variable.shape):
+                raise UserError(f"{path} has no fitting {name}: it is of another configuration.")
+            variable.assign(arrays[name])
+
+
+def refuse_another_run(config: Config, out: Path) -> None:
+    """Refuse to write into the folder of a run with other settings.
+
+    Raises:
+        UserError: naming the first setting that differs.
+    """
+    if (out / "checkpoint.npz").exists():
+        there = read_record(out / "checkpoint.npz")["config"]
+    elif (out / "run.json").exists():
+        there = json.loads((out / "run.json").read_text(encoding="utf-8"))["config"]
+    else:
+        return
+    for name, value in config.run_settings().items():
+        if there.get(name) != value:
+            raise UserError(
+                f"{out} holds a run with {name} = {there.get(name)!r}, not {value!r}: choose "
+                "another --out, or remove the folder."
+            )
+
+
+def adopt_earlier_run(config: Config, out: Path) -> None:
+    """Copy the checkpoint and the logs of the run to go on from, if ``out`` has none yet.
+
+    Raises:
+        UserError: where ``resume_from`` holds no checkpoint.
+    """
+    if not config.resume_from or (out / "checkpoint.npz").exists():
+        return
+    found = sorted(Path(config.resume_from).rglob("checkpoint.npz"))
+    if not found:
+        raise UserError(f"no checkpoint.npz under resume_from = {config.resume_from}: attach it.")
+    newest = max(found, key=lambda path: read_record(path)["step"])
+    for name in ("best.npz", "training_log.csv", "metrics.jsonl", "checkpoint.npz"):
+        if (newest.parent / name).exists():
+            source = newest.parent / name
+            write_whole(out / name, functools.partial(shutil.copyfile, source))
+    say(f"going on from {newest}")
+
+
+# %% Logs and pictures
+
+
+class Logs:
+    """The three logs of a run; what was logged after the checkpoint is dropped on resuming."""
+
+    def __init__(self, out: Path, step: int) -> None:
+        self.rows, self.lines = out / "training_log.csv", out / "metrics.jsonl"
+        header = ",".join(("step", *LOSSES, "images_per_second", "input_share")) + "\n"
+        kept_rows, kept_lines = header, ""
+        if step and self.rows.exists():
+            rows = self.rows.read_text(encoding="utf-8").splitlines(keepends=True)[1:]
+            kept_rows += "".join(r for r in rows if int(r.split(",")[0]) <= step)
+        if step and self.lines.exists():
+            lines = self.lines.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept_lines = "".join(r for r in lines if json.loads(r)["step"] <= step)
+        for path, text in ((self.rows, kept_rows), (self.lines, kept_lines)):
+            write_text(path, text)
+        self.board = tf.summary.create_file_writer(str(out / "tensorboard"))
+
+    def training(self, step: int, losses: np.ndarray, speed: float, wait: float) -> None:
+        """Log one interval: mean losses, images a second, share of the time spent on input."""
+        with open(self.rows, "a", encoding="utf-8") as stream:
+            stream.write(
+                ",".join([str(step), *(f"{v:.6g}" for v in (*losses, speed, wait))]) + "\n"
+            )
+        named = dict(zip(LOSSES, map(float, losses), strict=True))
+        self.record(step, {**named, "images_per_second": speed, "input_share": wait})
+
+    def record(self, step: int, values: Mapping[str, float]) -> None:
+        """Log values at a step to JSON lines and TensorBoard."""
+        with open(self.lines, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"step": step, **values}) + "\n")
+        with self.board.as_default(step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+
+    def picture(self, step: int, path: Path) -> None:
+        """Show a picture in TensorBoard."""
+        with self.board.as_default(step), Image.open(path) as image:
+            tf.summary.image(path.stem, np.asarray(image.convert("RGB"))[None])
+        self.board.flush()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole."""
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def draw_predictions(path: Path, rows: Sequence[Sequence[np.ndarray]]) -> None:
+    """Draw pictures in [0, 1] beside each other: masked, predicted, and the truth where known."""
+    gap, columns = 8, max(map(len, rows))
+    step = SIDE + gap
+    sheet = np.full((len(rows) * step - gap, columns * step - gap, 3), 255, np.uint8)
+    for i, row in enumerate(rows):
+        for j, picture in enumerate(row):
+            pixels = np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+            sheet[i * step : i * step + SIDE, j * step : j * step + SIDE] = pixels
+    write_whole(path, Image.fromarray(sheet).save)
+
+
+def sample_rows(pictures: Pictures, filled: np.ndarray, count: int) -> list[list[np.ndarray]]:
+    """Rows for ``draw_predictions``: ``count`` pictures spread over all of them."""
+    picks = np.unique(np.linspace(0, len(pictures.photos) - 1, count).astype(int))
+    rows = []
+    for i in picks:
+        assert pictures.masked is not None
+        row = [pictures.masked[i] / 255, filled[i]]
+        rows.append(row if pictures.clean is None else [*row, pictures.clean[i] / 255])
+    return rows
+
+
+def draw_losses(log: Path, path: Path) -> None:
+    """Draw the loss curves of a training log."""
+    from matplotlib.figure import Figure
+
+    with open(log, encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    if not rows:
+        return
+    steps = [int(row["step"]) for row in rows]
+    figure = Figure((9, 5), layout="constrained")
+    axes = figure.subplots()
+    for name in LOSSES:
+        axes.plot(steps, [float(row[name]) for row in rows], label=name, linewidth=1)
+    axes.set(xlabel="step", ylabel="loss", yscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    write_whole(path, lambda part: figure.savefig(part, dpi=120))
+
+
+# %% Training
+
+
+class Stop:
+    """Whether to end the session: on SIGTERM, Ctrl-C, or when the time budget is spent."""
+
+    def __init__(self, config: Config) -> None:
+        # Prediction and the outputs come after training: keep a tenth, at most ten minutes.
+        budget = config.time_budget * 3600
+        self.deadline = time.monotonic() + budget - min(600, budget / 10)
+        self.reason = ""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                signal.signal(number, self._signalled)
+            except ValueError:  # not in the main thread, as in some notebooks
+                pass
+
+    def _signalled(self, number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+        self.reason = signal.Signals(number).name
+
+    def __bool__(self) -> bool:
+        if not self.reason and time.monotonic() > self.deadline:
+            self.reason = "time budget"
+        return bool(self.reason)
+
+
+def clock(seconds: float) -> str:
+    """Spell a duration as h:mm:ss."""
+    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
+
+
+def train(config: Config, dataset: Dataset, out: Path, stop: Stop) -> tuple[Pix2Pix, Progress]:
+    """Train, or go on training, until the last step or until ``stop``.
+
+    The order on resuming: networks are built, then every variable is taken from the checkpoint,
+    then the logs are cut back to its step, then the pipeline starts at that step.
+
+    Raises:
+        UserError: when a loss is not finite, naming the step.
+    """
+    keras.utils.set_random_seed(config.seed)
+    model, progress = Pix2Pix(config), Progress()
+    for network in (model.generator, model.discriminator):
+        say(f"{network.name}: {parameters(network)}")
+    checkpoint = out / "checkpoint.npz"
+    if checkpoint.exists():
+        record = read_record(checkpoint)
+        restore(checkpoint, model.state())
+        progress = Progress(record["step"], record["seconds"], record["best_rmse"])
+        say(f"resumed at step {progress.step} after {clock(progress.seconds)} of training")
+    if dataset.training is None or dataset.validation is None:
+        return model, progress
+    validation, logs = dataset.validation, Logs(out, progress.step)
+    harmonic, _ = hole_rmse(filler("harmonic", None), validation)
+    batches = iter(training_batches(config, dataset.training, progress.step, config.steps))
+    began = time.monotonic() - progress.seconds
+    model.train_step.get_concrete_function(*batches.element_spec)  # so that no step times it
+    interval = Interval(config)
+
+    def log() -> None:
+        progress.seconds = time.monotonic() - began
+        losses, speed, share = interval.close()  # the only place where the device is waited for
+        check_finite(losses, progress.step, checkpoint)
+        means = losses.mean(0)
+        logs.training(progress.step, means, speed, share)
+        left = (config.steps - progress.step) * config.batch_size / speed
+        shown = " | ".join(f"{name} {mean:.4g}" for name, mean in zip(LOSSES, means, strict=True))
+        say(
+            f"step {progress.step}/{config.steps} | {shown} | {speed:.3g} img/s | "
+            f"input {share:.1%} | eta {clock(left)}"
+        )
+
+    def validate() -> None:
+        with restored_afterwards(model):
+            rmse, filled = hole_rmse(filler("model", model), validation)
+        ratio = rmse / harmonic
+        logs.record(progress.step, {"validation_rmse": rmse, "validation_ratio": ratio})
+        say(f"validation at step {progress.step}: rmse {rmse:.4f} | ratio {ratio:.3f}")
+        if rmse < progress.best_rmse:
+            progress.best_rmse = rmse
+            save_arrays(out / "best.npz", model.state("generator/"), dataclasses.asdict(progress))
+        draw_predictions(out / "predictions.png", sample_rows(validation, filled, 8))
+        logs.picture(progress.step, out / "predictions.png")
+
+    def save() -> None:
+        about = dataclasses.asdict(progress) | {"config": dataclasses.asdict(config)}
+        save_arrays(checkpoint, model.state(), about)
+
+    while progress.step < config.steps and not stop:
+        interval.add(model.train_step(*interval.timed(batches)))
+        progress.step += 1
+        last = progress.step == config.steps
+        validating = last or progress.step % config.validate_every == 0
+        saving = last or progress.step % config.checkpoint_every == 0 or bool(stop)
+        if validating or saving or progress.step % config.log_every == 0:
+            log()
+        if validating:
+            validate()
+        if saving:
+            save()
+        if validating or saving:
+            interval = Interval(config)
+    if progress.step < config.steps:
+        say(f"stopped at step {progress.step} by {stop.reason}; the same command goes on from here")
+    if progress.best_rmse == math.inf:
+        validate()
+    return model, progress
+
+
+class Interval:
+    """What happened since the last log line: losses, still on the device, and the time it took."""
+
+    def __init__(self, config: Config) -> None:
+        self.batch_size = config.batch_size
+        self._reset()
+
+    def _reset(self) -> None:
+        self.losses: list[tf.Tensor] = []
+        self.began, self.waited = time.monotonic(), 0.0
+
+    def timed(self, batches: Iterator[Any]) -> Any:
+        """Take the next batch and count the time that it was waited for."""
+        asked = time.monotonic()
+        batch = next(batches)
+        self.waited += time.monotonic() - asked
+        return batch
+
+    def add(self, losses: tf.Tensor) -> None:
+        """Count one step."""
+        self.losses.append(losses)
+
+    def close(self) -> tuple[np.ndarray, float, float]:
+        """Return losses [steps, kinds], images a second and the share of waiting; start anew."""
+        losses = tf.stack(self.losses).numpy()
+        elapsed = max(time.monotonic() - self.began, 1e-9)
+        speed, share = len(losses) * self.batch_size / elapsed, self.waited / elapsed
+        self._reset()
+        return losses, speed, share
+
+
+def check_finite(losses: np.ndarray, step: int, checkpoint: Path) -> None:
+    """Stop at the first step whose losses are not finite; ``step`` is the last one's.
+
+    Raises:
+        UserError: naming that step and the checkpoint that is still whole.
+    """
+    bad = np.flatnonzero(~np.isfinite(losses).all(1))
+    if len(bad):
+        kept = f" ({checkpoint} is from before)" if checkpoint.exists() else ""
+        raise UserError(
+            f"the losses of step {step - len(losses) + 1 + bad[0]} are not finite{kept}: lower "
+            "learning_rate or the loss weights."
+        )
+
+
+def parameters(network: keras.Model) -> str:
+    """Count a network's parameters, in words."""
+    trainable = sum(math.prod(v.shape) for v in network.trainable_weights)
+    fixed = sum(math.prod(v.shape) for v in network.non_trainable_weights)
+    return f"{trainable:,} trainable and {fixed:,} non-trainable parameters"
+
+
+# %% The run
+
+
+def describe_machine() -> dict[str, Any]:
+    """What the run is on: GPUs by name, cores, free memory."""
+    gpus = tf.config.list_physical_devices("GPU")
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    return {
+        "gpus": [d.get("device_name", g.name) for d, g in zip(details, gpus, strict=True)],
+        "cores": os.cpu_count(),
+        "free_memory_gb": round(free_memory() / 1e9, 1),
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result may depend on."""
+    own = Path(__file__).read_bytes() if "__file__" in globals() else b""
+    return {
+        "script_sha256": hashlib.sha256(own).hexdigest(),
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+        "h5py": h5py.__version__,
+    }
+
+
+def save_networks(model: Pix2Pix, out: Path) -> None:
+    """Save the generator as ``.h5`` and ``.keras``, and the discriminator as ``.h5``."""
+    absl.logging.set_verbosity(absl.logging.ERROR)  # Keras warns that .h5 is a legacy format
+    write_whole(out / "generator.h5", model.generator.save)
+    write_whole(out / "generator.keras", model.generator.save)
+    write_whole(out / "discriminator.h5", model.discriminator.save)
+
+
+def describe_files(out: Path) -> list[dict[str, Any]]:
+    """Name, size and SHA-256 of every file of the run folder."""
+    records = []
+    for path in sorted(p for p in out.rglob("*") if p.is_file() and not p.name.startswith(".")):
+        with open(path, "rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        name = path.relative_to(out).as_posix()
+        records.append({"name": name, "size": path.stat().st_size, "sha256": digest})
+    return records
+
+
+def open_run_folder(config: Config) -> Path:
+    """Make the run folder, or take up the run that lies there.
+
+    Raises:
+        UserError: where it can't be made or holds another run.
+    """
+    default = "/kaggle/working" if os.path.isdir("/kaggle/working") else "runs/local"
+    out = Path(config.out or default)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as failure:
+        raise UserError(
+            f"{out} can't be made ({failure.strerror}): choose another --out."
+        ) from None
+    refuse_another_run(config, out)
+    adopt_earlier_run(config, out)
+    refuse_another_run(config, out)
+    (out / "run.json").unlink(missing_ok=True)  # until this session ends, the run is unfinished
+    return out
+
+
+def run(config: Config) -> None:
+    """Do the whole run that ``config`` describes; ``run.json``, written last, says what came out.
+
+    Raises:
+        UserError: for anything that the user can mend.
+    """
+    began = time.monotonic()
+    machine = describe_machine()
+    for what, told in (("versions", versions()), ("device", machine), ("config", config.__dict__)):
+        say(f"{what}: {json.dumps(told)}")
+    if config.require_gpu and not machine["gpus"]:
+        raise UserError("require_gpu is set and TensorFlow sees no GPU: choose an accelerator.")
+    for gpu in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(gpu, True)
+    out, stop = open_run_folder(config), Stop(config)
+    dataset = load_dataset(config)
+
+    model, progress = None, Progress()
+    if config.predictor == "model":
+        model, progress = train(config, dataset, out, stop)
+        if config.export == "best" and (out / "best.npz").exists():
+            restore(out / "best.npz", model.variables("generator/"))
+
+    rmse: dict[str, float] = {}
+    rows: list[list[np.ndarray]] = []
+    with restored_afterwards(model) if model else contextlib.nullcontext():
+        if dataset.validation:
+            for name in [*BASELINES, *(["model"] if model else [])]:
+                rmse[name], filled = hole_rmse(filler(name, model), dataset.validation)
+                if name == config.predictor:
+                    rows = sample_rows(dataset.validation, filled, 6)
+        say("predicting the test pictures")
+        composites = predict(filler(config.predictor, model), dataset.test)
+        first = next(composites)
+        rows += sample_rows(dataset.test, first[1], 2)
+        count = write_submission(
+            config, out / "submission.csv.gz", dataset.test, itertools.chain([first], composites)
+        )
+    draw_predictions(out / "predictions.png", rows)
+    if model:
+        save_networks(model, out)
+        draw_losses(out / "training_log.csv", out / "loss_curve.png")
+
+    finished = progress.step >= config.steps or not model
+    ratios = {name: value / rmse["harmonic"] for name, value in rmse.items()}
+    result: dict[str, Any] = {
+        "schema": 1,
+        "status": "complete" if finished else "stopped",
+        "config": dataclasses.asdict(config),
+        "versions": versions(),
+        "device": machine,
+        "step": progress.step,
+        "steps": config.steps,
+        "seconds": round(time.monotonic() - began, 1),
+        "training_seconds": round(progress.seconds, 1),
+        "pictures": {
+            name: len(part.photos)
+            for name in ("training", "validation", "test")
+            if (part := getattr(dataset, name))
+        },
+        "metrics": {"hole_rmse": rmse, "ratio_to_harmonic": ratios},
+        "submission": {
+            "file": "submission.csv.gz",
+            "rows": count,
+            "channel_order": config.channel_order,
+            "value_scale": config.value_scale,
+        },
+        "files": describe_files(out),
+    }
+    write_text(out / "run.json", json.dumps(result, indent=2) + "\n")
+    for name, value in rmse.items():
+        say(f"{name}: rmse {value:.4f} | ratio {ratios[name]:.3f}")
+    say(f"{result['status']} after {clock(result['seconds'])}; everything is in {out}")
+
+
+def main() -> None:
+    """Run with the settings of the preset, ``OVERRIDES`` and the command line, in this order."""
+    arguments = [] if "ipykernel" in sys.modules else sys.argv[1:]
+    try:
+        given, only_print = command_line(arguments)
+        config = make_config({**OVERRIDES, **given})
+        if only_print:
+            print(json.dumps(dataclasses.asdict(config), indent=2))
+        else:
+            run(config)
+    except UserError as failure:
+        sys.exit(f"error: {failure}")
+    except OSError as failure:
+        sys.exit(f"error: {failure.filename or 'input or output'}: {failure.strerror or failure}.")
+    except tf.errors.ResourceExhaustedError as failure:
+        disk = "No space left" in failure.message
+        sys.exit(
+            "error: the disk is full: make room; the last checkpoint is whole."
+            if disk
+            else "error: out of memory: lower batch_size or width; the last checkpoint is whole."
+        )
+
+
+if __name__ == "__main__":
+    main()

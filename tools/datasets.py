@@ -1,0 +1,245 @@
+"""Datasets in the competition's layout, from any photos or from the embedded sample."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageOps
+
+from tools import console
+from tools.errors import UserError
+
+SIDE = 256
+HOLE = 75
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+
+# Photographs in scikit-image's wheel that stand in for the four classes.
+SAMPLE_PHOTOS = {
+    "Cat": "chelsea.png",
+    "Dog": "astronaut.png",
+    "Elephant": "coffee.png",
+    "Tiger": "rocket.jpg",
+}
+SAMPLE_PER_CLASS = 24
+SAMPLE_TEST_PER_CLASS = 4
+
+Source = Callable[[], Image.Image]
+
+
+def from_folder(photos: Path) -> dict[str, list[tuple[str, Source]]]:
+    """List the photos of a folder that has one subfolder a class.
+
+    Raises:
+        UserError: where there is no such subfolder.
+    """
+    classes = {}
+    for folder in sorted(p for p in photos.glob("*") if p.is_dir() and p.name[0] != "."):
+        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+        classes[folder.name] = [(str(p), partial(central_square, p)) for p in files]
+    if not classes:
+        raise UserError(f"{photos} has no subfolders.", "Give a folder with one subfolder a class.")
+    return classes
+
+
+def from_sample(seed: int) -> dict[str, list[tuple[str, Source]]]:
+    """List random square crops of scikit-image's photographs.
+
+    Raises:
+        UserError: where scikit-image is not installed.
+    """
+    try:
+        import skimage.data
+    except ImportError:
+        raise UserError(
+            "The sample needs scikit-image.", "Run: pip install -r requirements.txt"
+        ) from None
+    classes: dict[str, list[tuple[str, Source]]] = {}
+    for label, name in SAMPLE_PHOTOS.items():
+        path, rng = Path(skimage.data.__file__).parent / name, random.Random(f"{seed} {label}")
+        with Image.open(path) as image:
+            width, height = image.size
+        classes[label] = []
+        for index in range(SAMPLE_PER_CLASS):
+            side = rng.randint(int(min(width, height) * 0.6), min(width, height))
+            left, top = rng.randint(0, width - side), rng.randint(0, height - side)
+            frame = (left, top, left + side, top + side)
+            classes[label].append((f"{name}, crop {index}", partial(crop, path, frame)))
+    return classes
+
+
+def crop(path: Path, frame: tuple[int, int, int, int]) -> Image.Image:
+    """Cut ``frame`` (left, top, right, bottom) out of a picture, at 256x256, RGB."""
+    with Image.open(path) as image:
+        return image.convert("RGB").crop(frame).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+
+
+def central_square(path: Path) -> Image.Image:
+    """Read a photo upright and cut out its central square, at 256x256, RGB."""
+    with Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+        return ImageOps.fit(upright, (SIDE, SIDE), Image.Resampling.LANCZOS)
+
+
+def make_dataset(
+    classes: dict[str, list[tuple[str, Source]]], out: Path, test_per_class: int, seed: int
+) -> dict[str, Any]:
+    """Write a dataset: masked and unmasked training pictures, test pictures, and their truth apart.
+
+    It appears under ``out`` when it is whole, and not before. The same photos and seed give the
+    same files.
+
+    Args:
+        classes: (name, function that reads it) of each photo, by class.
+        out: a folder that is not there yet, or is empty.
+        test_per_class: pictures of each class that go to the test set.
+        seed: of the order and of the holes.
+
+    Returns:
+        Counts by class, and the reason for each photo that was left out.
+
+    Raises:
+        UserError: where ``out`` is taken, or a class has too few readable photos.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is there already.", "Choose another folder, or remove it.")
+    for label, photos in classes.items():
+        require_enough(label, len(photos), test_per_class)
+    staging = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        result = _write_classes(classes, staging, test_per_class, seed)
+        if out.exists():
+            out.rmdir()
+        os.replace(staging, out)
+    except OSError as failure:
+        raise UserError(
+            f"{failure.filename or out} can't be written ({failure.strerror}).",
+            "Make room, or choose another folder.",
+        ) from failure
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return result
+
+
+def require_enough(label: str, count: int, test_per_class: int) -> None:
+    """Refuse a class that leaves fewer than 2 pictures to train on."""
+    if count < test_per_class + 2:
+        raise UserError(
+            f"Class {label} has {count} readable photos; {test_per_class} for the test set and 2 "
+            "to train on are needed.",
+            "Add photos, or lower --test-per-class.",
+        )
+
+
+def _write_classes(
+    classes: dict[str, list[tuple[str, Source]]], base: Path, test_per_class: int, seed: int
+) -> dict[str, Any]:
+    skipped: dict[str, str] = {}
+    counts: dict[str, dict[str, int]] = {}
+    test_rows: list[list[Any]] = []
+    testing, truth = base / "Testing_Data", base / "Testing_Truth"
+    with (
+        console.progress_bar() as bar,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        for label, photos in classes.items():
+            task = bar.add_task(label, total=len(photos), detail="")
+            readable: list[bytes] = []
+            for (name, _), loaded in zip(
+                photos, pool.map(_encode, [source for _, source in photos]), strict=True
+            ):
+                bar.advance(task)
+                if isinstance(loaded, str):
+                    skipped[name] = loaded
+                else:
+                    readable.append(loaded)
+            require_enough(label, len(readable), test_per_class)
+            rng = random.Random(f"{seed} {label}")
+            rng.shuffle(readable)
+            rows: list[list[Any]] = []
+            training = base / "Training_Data" / label
+            for number, clean in enumerate(readable, start=1):
+                boxes = [rng.randint(0, SIDE - HOLE) for _ in range(4)]
+                row = [f"{label.lower()}_{number}.jpg", *boxes]
+                if number <= test_per_class:
+                    test_rows.append(row)
+                    _write_pair(clean, row, testing, truth)
+                else:
+                    rows.append(row)
+                    _write_pair(clean, row, training / "Masked_Train", training / "Unmasked_Train")
+            _write_boxes(rows, training / "Masked_Train")
+            counts[label] = {"training": len(rows), "test": len(readable) - len(rows)}
+    random.Random(seed).shuffle(test_rows)
+    _write_boxes(test_rows, testing)
+    return {"classes": counts, "left_out": skipped}
+
+
+def _encode(source: Source) -> bytes | str:
+    """Read one photo and encode it as JPEG; a text says why it can't be read."""
+    try:
+        return _jpeg(source())
+    except Exception as failure:  # noqa: BLE001 - decoders raise whatever a broken file provokes
+        return f"{type(failure).__name__}: {failure}"
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=95)
+    return stream.getvalue()
+
+
+def _write_pair(clean: bytes, row: Sequence[Any], masked_folder: Path, clean_folder: Path) -> None:
+    name, y1, x1, y2, x2 = row
+    for folder in (masked_folder, clean_folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    (clean_folder / name).write_bytes(clean)
+    image = Image.open(io.BytesIO(clean)).convert("RGB")
+    draw = ImageDraw.Draw(image)
+    for top, left in ((y1, x1), (y2, x2)):
+        draw.rectangle((left, top, left + HOLE - 1, top + HOLE - 1), fill=(0, 0, 0))
+    (masked_folder / name).write_bytes(_jpeg(image))
+
+
+def _write_boxes(rows: Sequence[Sequence[Any]], folder: Path) -> None:
+    with open(folder / "masked_info.csv", "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["", "filename", "y1", "x1", "y2", "x2"])
+        writer.writerows([index, *row] for index, row in enumerate(rows))
+
+
+def run_make_dataset(
+    photos: Path | None, out: Path, sample: bool, test_per_class: int | None, seed: int, json_: bool
+) -> None:
+    """Make a dataset and say what it holds.
+
+    Raises:
+        UserError: where neither or both of ``photos`` and ``sample`` are given, and as above.
+    """
+    if (photos is None) != sample:
+        raise UserError(
+            "Give either a folder of photos or --sample.",
+            "For example: tools make-dataset --sample data/sample",
+        )
+    if photos is None:
+        classes, per_class = from_sample(seed), test_per_class or SAMPLE_TEST_PER_CLASS
+    else:
+        classes, per_class = from_folder(photos), test_per_class or 50
+    result = make_dataset(classes, out, per_class, seed)
+    if json_:
+        console.print_json({"path": str(out), **result})
+        return
+    rows = [(label, str(n["training"]), str(n["test"])) for label, n in result["classes"].items()]
+    console.print_table(("class", "training", "test"), rows, title=str(out))
+    for name, reason in result["left_out"].items():
+        console.note(f"left out: {name}: {reason}")
+    console.note(f"Try it: tools dry-run --data {json.dumps(str(out)) if ' ' in str(out) else out}")

@@ -1,0 +1,157 @@
+"""The kernel on this machine, on a small subset: what a push would run, in about a minute."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tools import console, datasets
+from tools.errors import RunFailedError, UserError
+
+SCRIPT = Path("kernel/pix2pix.py")
+FOLDER = Path("runs/dry-run")
+# Small enough for two cores; everything else is the preset's.
+SETTINGS: dict[str, Any] = {"width": 16, "steps": 300, "log_every": 10, "validation_per_class": 4}
+LIMIT = 32  # images a class of a user's own dataset
+PROGRESS = re.compile(r"^step (\d+)/(\d+) \| (.*)$")
+PREDICTORS = {
+    "zeros": "zeros",
+    "mean": "mean colour",
+    "harmonic": "harmonic fill",
+    "model": "trained model",
+}
+
+
+def flags(settings: dict[str, Any]) -> list[str]:
+    """Spell settings as the kernel's flags."""
+    spelled = []
+    for name, value in settings.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            spelled.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            spelled.append(f"--{flag}={value}")
+    return spelled
+
+
+def parse_settings(assignments: Sequence[str]) -> dict[str, Any]:
+    """Read ``name=value`` pairs; true and false are booleans, the rest is the kernel's to judge.
+
+    Raises:
+        UserError: for a text without ``=``.
+    """
+    settings: dict[str, Any] = {}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise UserError(f"--set {text!r} is not name=value.", "For example: --set width=32")
+        settings[name] = {"true": True, "false": False}.get(value.lower(), value)
+    return settings
+
+
+def run_kernel(script: Path, settings: dict[str, Any], log: Path) -> dict[str, Any]:
+    """Run the kernel as a program with a progress bar, and read its ``run.json``.
+
+    Its output goes to ``log``. Ctrl-C reaches the kernel too, which then ends cleanly.
+
+    Raises:
+        UserError: for a mistake that the kernel names.
+        RunFailedError: where it fails in another way.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-u", str(script), *flags(settings)]
+    tail: deque[str] = deque(maxlen=5)
+    with (
+        open(log, "w", encoding="utf-8") as copy,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        ) as kernel,
+        console.progress_bar() as bar,
+    ):
+        task = bar.add_task("starting", total=None, detail="")
+        assert kernel.stdout
+        for line in kernel.stdout:
+            copy.write(line)
+            tail.append(line.strip())
+            if match := PROGRESS.match(line):
+                step, steps, detail = match.groups()
+                bar.update(
+                    task,
+                    description="training",
+                    completed=int(step),
+                    total=int(steps),
+                    detail=detail.rpartition(" | ")[0],
+                )
+            elif line.startswith(("predicting", "validation")):
+                bar.update(task, description=line.split(" at ")[0].strip())
+    if kernel.returncode:
+        mistake = next((line for line in tail if line.startswith("error: ")), None)
+        if mistake:
+            raise UserError(mistake.removeprefix("error: "))
+        raise RunFailedError(
+            f"The kernel ended with code {kernel.returncode}: {tail[-1] if tail else 'no output'}.",
+            f"Its output is in {log}.",
+        )
+    return json.loads((Path(settings["out"]) / "run.json").read_text(encoding="utf-8"))
+
+
+def run_dry_run(
+    data: Path | None,
+    limit: int | None,
+    steps: int | None,
+    out: Path | None,
+    preset: str,
+    assignments: Sequence[str],
+    json_: bool,
+) -> None:
+    """Train on a small subset and print how each predictor scores.
+
+    Raises:
+        UserError: for a mistake that the kernel names.
+        RunFailedError: where the kernel fails.
+    """
+    if not SCRIPT.is_file():
+        raise UserError(f"{SCRIPT} is not here.", "Run the command in the project's folder.")
+    if out is None:
+        out = FOLDER / "run"
+        shutil.rmtree(out, ignore_errors=True)
+    if data is None:
+        data, limit = FOLDER / "sample", limit or 0
+        if not data.exists():
+            sample = datasets.from_sample(seed=0)
+            datasets.make_dataset(sample, data, datasets.SAMPLE_TEST_PER_CLASS, seed=0)
+    settings = SETTINGS | {"preset": preset, "limit": LIMIT if limit is None else limit}
+    settings |= {} if steps is None else {"steps": steps}
+    settings |= parse_settings(assignments) | {"data": str(data), "out": str(out)}
+    log = out.with_name(out.name + ".log")
+    result = run_kernel(SCRIPT, settings, log)
+    if json_:
+        console.print_json({"out": str(out), "log": str(log), **result})
+    else:
+        show(result, out)
+
+
+def show(result: dict[str, Any], out: Path) -> None:
+    """Print the scores of a run, its submission and where its pictures are."""
+    scores, ratios = result["metrics"]["hole_rmse"], result["metrics"]["ratio_to_harmonic"]
+    rows = [
+        (words, f"{scores[name]:.4f}", f"{ratios[name]:.3f}")
+        for name, words in PREDICTORS.items()
+        if name in scores
+    ]
+    if rows:
+        count = result["pictures"]["validation"]
+        title = f"RMSE over the holes of {count} held-out pictures"
+        console.print_table(("fill", "RMSE", "/ harmonic"), rows, title=title)
+    submission = out / result["submission"]["file"]
+    size = submission.stat().st_size / 1e6
+    console.note(f"trained for {result['step']} steps in {result['training_seconds']:.0f} s")
+    console.note(f"submission: {submission}, {result['submission']['rows']:,} rows, {size:.1f} MB")
+    console.note(f"pictures:   {out / 'predictions.png'}, {out / 'loss_curve.png'}")
