@@ -103,7 +103,11 @@ class Config:
     limit: int = setting(0, "Images a class to use; 0 means all.", low=0)
     validation_per_class: int = setting(50, "Images a class to hold out, a fifth at most.", low=1)
     max_bad_fraction: float = setting(
-        0.01, "Share of unusable training images past which the run stops.", low=0, high=1
+        0.01,
+        "Share of unusable training images past which the run stops.",
+        low=0,
+        high=1,
+        session=True,
     )
     augmentation: str = setting(
         "five",
@@ -375,7 +379,7 @@ def read_boxes(path: Path) -> dict[str, tuple[int, int, int, int]]:
                 f"{path}, row {number}: {','.join(row)!r} is not an index, a file name and four "
                 "whole numbers: restore the original file."
             ) from None
-        if not name or os.path.basename(name) != name or "\\" in name or not name.isprintable():
+        if not re.fullmatch(r"[\w .()+-]+", name) or name.startswith("."):
             raise UserError(f"{path}, row {number}: {name!r} is no plain file name: correct it.")
         if name in boxes:
             raise UserError(f"{path}, row {number}: {name} stands there twice: remove one.")
@@ -641,11 +645,10 @@ def crop_holes(images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
 def paste_holes(images: tf.Tensor, boxes: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     """Replace the holes of ``images`` by ``values`` [n, 2, 75, 75, c]; box 2 wins an overlap."""
     pixels = hole_pixels(boxes)
+    image = tf.range(tf.shape(boxes)[0])[:, None, None, None, None]
+    where = tf.concat([tf.broadcast_to(image, tf.shape(pixels[..., :1])), pixels], -1)
     for box in (0, 1):
-        where = pixels[:, box]
-        index = tf.broadcast_to(tf.range(tf.shape(where)[0])[:, None, None, None], where.shape)
-        where = tf.concat([index[..., :1], where], -1)
-        images = tf.tensor_scatter_nd_update(images, where, values[:, box])
+        images = tf.tensor_scatter_nd_update(images, where[:, box], values[:, box])
     return images
 
 
