@@ -87,7 +87,10 @@ def central_square(path: Path) -> Image.Image:
     """Read a photo upright and cut out its central square, at 256x256, RGB."""
     with Image.open(path) as image:
         upright = ImageOps.exif_transpose(image).convert("RGB")
-        return ImageOps.fit(upright, (SIDE, SIDE), Image.Resampling.LANCZOS)
+    side = min(upright.size)
+    left, top = (upright.width - side) // 2, (upright.height - side) // 2
+    square = upright.crop((left, top, left + side, top + side))
+    return square.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
 def make_dataset(
