@@ -68,7 +68,7 @@ def setting(
     default: Any,
     doc: str,
     *,
-    choices: Sequence[str] = (),
+    choices: Sequence[Any] = (),
     low: float | None = None,
     high: float | None = None,
     session: bool = False,
@@ -85,7 +85,9 @@ class Config:
     """Every setting of a run; its defaults are the preset ``report``."""
 
     # What to do
-    preset: str = setting("report", "Named settings to start from.", choices=("report",))
+    preset: str = setting(
+        "report", "Named settings to start from.", choices=("report", "best", "perceptual")
+    )
     predictor: str = setting(
         "model",
         "What fills the holes; all but 'model' learn nothing.",
@@ -136,11 +138,29 @@ class Config:
         session=True,
     )
     # Networks
+    prefill: bool = setting(False, "Show the generator the harmonic fill in the holes, not zeros.")
+    mask_input: bool = setting(False, "Show the generator where the holes are, as one channel.")
+    residual: bool = setting(
+        False, "Add the generator's output, 0 at first, to its input: step 0 is then the prefill."
+    )
+    generator: str = setting(
+        "pix2pix",
+        "The report's U-Net, or one of residual blocks on patches of the picture.",
+        choices=("pix2pix", "blocks"),
+    )
     width: int = setting(64, "Filters of the first layer.", low=1)
-    depth: int = setting(8, "Down layers; the first 8 halve the image.", low=4, high=10)
+    depth: int = setting(8, "Down layers; the first 8 halve the image.", low=1, high=10)
     dropout: float = setting(0.5, "Dropout of the first three up layers.", low=0, high=0.95)
+    patch: int = setting(8, "Side of the patches of generator 'blocks', px.", low=1, high=32)
+    blocks: int = setting(2, "Residual blocks a level of generator 'blocks'.", low=1)
+    attention: bool = setting(True, "Self-attention on the coarsest level of generator 'blocks'.")
     # Losses
+    loss_region: str = setting(
+        "image", "Where errors count; the rest is copied anyway.", choices=("image", "holes")
+    )
+    lambda_gan: float = setting(1.0, "Weight of the adversarial loss; 0: no discriminator.", low=0)
     lambda_l1: float = setting(1000.0, "Weight of the mean absolute error.", low=0)
+    lambda_l2: float = setting(0.0, "Weight of the mean square error.", low=0)
     lambda_disc: float = setting(
         1000.0, "Weight of the generated half of the discriminator's loss.", low=0
     )
@@ -150,6 +170,14 @@ class Config:
     learning_rate: float = setting(2e-4, "Of Adam, for both networks.", low=0)
     beta_1: float = setting(0.5, "Adam's decay of the mean gradient.", low=0, high=0.9999)
     beta_2: float = setting(0.999, "Adam's decay of the mean square.", low=0, high=0.999999)
+    schedule: str = setting(
+        "constant", "Of the learning rate over all steps.", choices=("constant", "cosine")
+    )
+    warmup: int = setting(0, "Steps over which the learning rate rises from 0.", low=0)
+    clip_norm: float = setting(0.0, "Largest norm of a network's gradient; 0: any.", low=0)
+    ema: float = setting(
+        0.0, "Decay of the averaged weights that predict; 0: the last weights.", low=0, high=0.99999
+    )
     # Session
     time_budget: float = setting(
         8.5, "Hours after which this session ends by itself, outputs complete.", low=0, session=True
@@ -168,6 +196,12 @@ class Config:
         "best",
         "Weights to predict with and to save: the last, or those best on the validation images.",
         choices=("best", "last"),
+        session=True,
+    )
+    ensemble: int = setting(
+        1,
+        "Symmetries of the square to average predictions over.",
+        choices=(1, 2, 4, 8),
         session=True,
     )
     channel_order: str = setting(
@@ -193,7 +227,8 @@ class Config:
             elif type(value) is not kind:
                 raise UserError(f"{f.name} = {value!r}: give a value of type {kind.__name__}.")
             if meta["choices"] and value not in meta["choices"]:
-                raise UserError(f"{f.name} = {value!r}: choose from {', '.join(meta['choices'])}.")
+                right = ", ".join(map(str, meta["choices"]))
+                raise UserError(f"{f.name} = {value!r}: choose from {right}.")
             if kind in (int, float):
                 if not math.isfinite(value):
                     raise UserError(f"{f.name} = {value!r}: give a finite number.")
@@ -201,13 +236,53 @@ class Config:
                     raise UserError(f"{f.name} = {value!r}: give at least {meta['low']}.")
                 if meta["high"] is not None and value > meta["high"]:
                     raise UserError(f"{f.name} = {value!r}: give at most {meta['high']}.")
+        if self.generator == "pix2pix" and self.depth < 4:
+            raise UserError(f"depth = {self.depth}: generator pix2pix takes at least 4.")
+        if self.generator == "blocks" and self.width % 8:
+            raise UserError(f"width = {self.width}: generator blocks takes a multiple of 8.")
+        smallest = SIDE // self.patch >> (self.depth - 1)
+        if self.generator == "blocks" and (SIDE % self.patch or not smallest):
+            raise UserError(
+                f"patch = {self.patch} and depth = {self.depth}: patches must tile {SIDE} px and "
+                "leave at least one of them at the last level."
+            )
 
     def run_settings(self) -> dict[str, Any]:
         """Return what makes this run the run it is, without what a session may change."""
         return {f.name: getattr(self, f.name) for f in fields(self) if not f.metadata["session"]}
 
 
-PRESETS: dict[str, dict[str, Any]] = {"report": {}}
+BEST: dict[str, Any] = {
+    "augmentation": "eight",
+    "jitter": 256,
+    "flip": False,
+    "noise": 0.0,
+    "holes": "random",
+    "prefill": True,
+    "mask_input": True,
+    "residual": True,
+    "generator": "blocks",
+    "width": 128,
+    "depth": 4,
+    "loss_region": "holes",
+    "lambda_gan": 0.0,
+    "lambda_l1": 0.0,
+    "lambda_l2": 1.0,
+    "batch_size": 16,
+    "learning_rate": 1e-3,
+    "beta_1": 0.9,
+    "beta_2": 0.99,
+    "schedule": "cosine",
+    "warmup": 200,
+    "clip_norm": 1.0,
+    "ema": 0.999,
+    "predict_in_training_mode": False,
+    "export": "last",
+    "ensemble": 8,
+}
+# For people who look at pictures: sharp textures cost RMSE.
+PERCEPTUAL = BEST | {"lambda_gan": 0.02, "lambda_l1": 1.0, "lambda_disc": 1.0, "ensemble": 1}
+PRESETS: dict[str, dict[str, Any]] = {"report": {}, "best": BEST, "perceptual": PERCEPTUAL}
 
 
 def make_config(settings: Mapping[str, Any]) -> Config:
@@ -805,9 +880,16 @@ def jittered(
     return images, tf.clip_by_value(boxes, 0, LAST)
 
 
-def network_input(config: Config, images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
-    """What the generator sees of float32 [n, 256, 256, 3] in [0, 1]: the picture, holes zero."""
-    return scale_pixels(config, images * (1 - hole_mask(boxes)))
+def network_input(
+    config: Config, images: tf.Tensor, boxes: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """What the generator sees of float32 [n, 256, 256, 3] in [0, 1]: the picture and its mask.
+
+    The holes of the picture are zero, or the harmonic fill.
+    """
+    mask = hole_mask(boxes)
+    seen = harmonic_fill(images, boxes) if config.prefill else images * (1 - mask)
+    return scale_pixels(config, seen), mask
 
 
 def scale_pixels(config: Config, images: tf.Tensor) -> tf.Tensor:
@@ -823,8 +905,8 @@ def unscale_pixels(config: Config, images: tf.Tensor) -> tf.Tensor:
 
 def training_example(
     config: Config, images: tf.Tensor, boxes: tf.Tensor, symmetry: tf.Tensor, seed: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Make one step's input and target, float32 [n, 256, 256, 3], from clean uint8 photos."""
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Make one step's input, mask and target, float32 [n, 256, 256, c], from clean uint8 photos."""
     seeds = tf.random.experimental.stateless_split(seed, 4)
     count = images.shape[0]
     if config.flip:
@@ -841,7 +923,7 @@ def training_example(
     if config.noise:
         seen += config.noise * tf.random.stateless_normal(tf.shape(images), seeds[3])
         seen = tf.clip_by_value(seen, 0, 1)
-    return network_input(config, seen, boxes), scale_pixels(config, images)
+    return *network_input(config, seen, boxes), scale_pixels(config, images)
 
 
 def training_batches(config: Config, pictures: Pictures, first: int, last: int) -> tf.data.Dataset:
@@ -860,7 +942,7 @@ def training_batches(config: Config, pictures: Pictures, first: int, last: int) 
         order = tf.stack([np.int64(config.seed), position // epoch])
         return tf.random.experimental.index_shuffle(position % epoch, order, np.int64(epoch - 1))
 
-    def example(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def example(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         positions = step * config.batch_size + tf.range(config.batch_size, dtype=tf.int64)
         place = tf.map_fn(shuffled, positions)
         index = place % count
@@ -882,8 +964,92 @@ def weights_like_the_report() -> keras.initializers.Initializer:
     return keras.initializers.RandomNormal(0.0, 0.02)
 
 
+def generator_inputs(config: Config) -> tuple[list[Any], Any]:
+    """Make the generator's inputs, the picture and perhaps its mask, and what its layers see."""
+    picture = keras.Input((SIDE, SIDE, 3), name="picture")
+    if not config.mask_input:
+        return [picture], picture
+    inputs = [picture, keras.Input((SIDE, SIDE, 1), name="mask")]
+    return inputs, keras.layers.Concatenate(name="seen")(inputs)
+
+
+def generator_output(config: Config, inputs: list[Any], x: Any, last: dict[str, Any]) -> Any:
+    """End a generator with a transposed convolution to pixels, alone or added to its input."""
+    layers = keras.layers
+    if config.residual:
+        change = layers.Conv2DTranspose(3, kernel_initializer="zeros", name="change", **last)(x)
+        x = layers.Add(name="filled")([inputs[0], change])
+    else:
+        end = "tanh" if config.pixel_range == "symmetric" else "sigmoid"
+        init = weights_like_the_report()
+        x = layers.Conv2DTranspose(
+            3, activation=end, kernel_initializer=init, name="filled", **last
+        )(x)
+    return keras.Model(inputs, x, name="generator")
+
+
 def build_generator(config: Config) -> keras.Model:
-    """Build the U-Net: ``depth`` down layers, one up layer fewer, skip connections between them.
+    """Build the generator that ``config`` names."""
+    return {"pix2pix": build_pix2pix, "blocks": build_blocks}[config.generator](config)
+
+
+def build_blocks(config: Config) -> keras.Model:
+    """Build a U-Net of residual blocks that works on patches instead of pixels.
+
+    Most of the error of a fill is of low frequency, and a patch costs as much as a pixel would: the
+    convolutions see the whole picture early, and are wide at little cost. Blocks are normalised by
+    groups of channels, whatever the batch (Wu and He 2018, arXiv:1803.08494), and start as the
+    identity (De and Smith 2020, arXiv:2002.10444).
+    """
+    layers = keras.layers
+
+    def block(x: Any, name: str) -> Any:
+        count = x.shape[-1]
+        y = layers.GroupNormalization(8, name=f"{name}_norm1")(x)
+        y = layers.Activation("swish", name=f"{name}_act1")(y)
+        y = layers.Conv2D(count, 3, padding="same", name=f"{name}_conv1")(y)
+        y = layers.Activation("swish", name=f"{name}_act2")(y)
+        y = layers.Conv2D(
+            count, 3, padding="same", kernel_initializer="zeros", name=f"{name}_conv2"
+        )(y)
+        return layers.Add(name=name)([x, y])
+
+    def attend(x: Any, name: str) -> Any:
+        height, width, count = x.shape[1:]
+        y = layers.GroupNormalization(8, name=f"{name}_norm")(x)
+        y = layers.Reshape((height * width, count), name=f"{name}_flat")(y)
+        y = layers.MultiHeadAttention(4, count // 4, name=f"{name}_heads")(y, y)
+        y = layers.Reshape((height, width, count), name=f"{name}_square")(y)
+        return layers.Add(name=name)([x, y])
+
+    filters = [config.width * min(2**i, 4) for i in range(config.depth)]
+    inputs, x = generator_inputs(config)
+    x = layers.Conv2D(filters[0], config.patch, config.patch, name="patches")(x)
+    skips = []
+    for level, count in enumerate(filters):
+        if level:
+            skips.append(x)
+            x = layers.Conv2D(count, 2, 2, name=f"down{level}")(x)
+        for i in range(config.blocks):
+            x = block(x, f"down{level}_block{i + 1}")
+    if config.attention:
+        x = attend(x, "attention")
+        x = block(x, "middle_block")
+    for level in reversed(range(config.depth - 1)):
+        x = layers.Conv2DTranspose(filters[level], 2, 2, name=f"up{level}")(x)
+        x = layers.Concatenate(name=f"skip{level}")([x, skips[level]])
+        x = layers.Conv2D(filters[level], 1, name=f"merge{level}")(x)
+        for i in range(config.blocks):
+            x = block(x, f"up{level}_block{i + 1}")
+    x = layers.GroupNormalization(8, name="end_norm")(x)
+    x = layers.Activation("swish", name="end_act")(x)
+    return generator_output(
+        config, inputs, x, {"kernel_size": config.patch, "strides": config.patch}
+    )
+
+
+def build_pix2pix(config: Config) -> keras.Model:
+    """Build the report's U-Net: ``depth`` down layers, one up layer fewer, and skip connections.
 
     With width 64 and depth 8: 54,414,979 trainable and 10,880 non-trainable parameters.
     """
@@ -891,7 +1057,7 @@ def build_generator(config: Config) -> keras.Model:
     filters = [config.width * min(2**i, 8) for i in range(config.depth)]
     strides = [2 if i < 8 else 1 for i in range(config.depth)]
     shape = {"padding": "same", "kernel_initializer": weights_like_the_report()}
-    inputs = x = keras.Input((SIDE, SIDE, 3), name="picture")
+    inputs, x = generator_inputs(config)
     skips = []
     for i, (count, stride) in enumerate(zip(filters, strides, strict=True)):
         x = layers.Conv2D(count, 4, stride, use_bias=False, name=f"down{i + 1}", **shape)(x)
@@ -908,9 +1074,8 @@ def build_generator(config: Config) -> keras.Model:
             x = layers.Dropout(config.dropout, seed=seed, name=f"up{i}_dropout")(x)
         x = layers.ReLU(name=f"up{i}_relu")(x)
         x = layers.Concatenate(name=f"skip{i}")([x, skip])
-    end = "tanh" if config.pixel_range == "symmetric" else "sigmoid"
-    x = layers.Conv2DTranspose(3, 4, 2, activation=end, name="filled", **shape)(x)
-    return keras.Model(inputs, x, name="generator")
+    last = {"kernel_size": 4, "strides": 2, "padding": "same"}
+    return generator_output(config, inputs, x, last)
 
 
 def build_discriminator(config: Config) -> keras.Model:
@@ -938,7 +1103,8 @@ def build_discriminator(config: Config) -> keras.Model:
 
 # %% Losses and one training step
 
-LOSSES = ("gen", "gan", "l1", "disc")  # the generator's total, its two parts, the discriminator's
+# The generator's total and its three parts; the discriminator's.
+LOSSES = ("gen", "gan", "l1", "l2", "disc")
 
 
 def cross_entropy(is_real: float, logits: tf.Tensor) -> tf.Tensor:
@@ -947,47 +1113,87 @@ def cross_entropy(is_real: float, logits: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels, logits))
 
 
+def mean_error(config: Config, error: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """Mean of an error [n, 256, 256, 3] over the image, or over the values of its holes."""
+    if config.loss_region == "image":
+        return tf.reduce_mean(error)
+    values = error.shape[0] * 2 * HOLE * HOLE * 3
+    return tf.reduce_sum(error * mask) / values
+
+
 class Pix2Pix:
     """Both networks, both optimisers and the step: all of a run's state that is trained."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.generator = build_generator(config)
-        self.discriminator = build_discriminator(config)
-        self.optimizers = {
-            network: keras.optimizers.Adam(config.learning_rate, config.beta_1, config.beta_2)
-            for network in ("generator", "discriminator")
-        }
-        self.optimizers["generator"].build(self.generator.trainable_variables)
-        self.optimizers["discriminator"].build(self.discriminator.trainable_variables)
+        networks = {"generator": self.generator}
+        if config.lambda_gan:
+            networks["discriminator"] = self.discriminator = build_discriminator(config)
+        self.optimizers = {name: self._optimizer(network) for name, network in networks.items()}
+        self.networks = dict(networks)
+        self.averaged, self.predictor = self.generator, "generator/"
+        if config.ema:
+            self.predictor = "averaged/"
+            self.networks["averaged"] = self.averaged = build_generator(config)
+            self.averaged.set_weights(self.generator.get_weights())
         self.train_step = tf.function(self._train_step)
-        self.forward = tf.function(self._forward)
+        self.forward = tf.function(self._forward, reduce_retracing=True)
 
-    def _train_step(self, seen: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-        """Train both networks on one batch; return the values named by ``LOSSES``."""
+    def _optimizer(self, network: keras.Model) -> keras.optimizers.Optimizer:
         config = self.config
-        with tf.GradientTape() as generator_tape, tf.GradientTape() as discriminator_tape:
-            output = self.generator(seen, training=True)
-            real = self.discriminator([seen, target], training=True)
-            fake = self.discriminator([seen, output], training=True)
-            gan = cross_entropy(1.0, fake)
-            l1 = tf.reduce_mean(tf.abs(target - output))
-            gen = gan + config.lambda_l1 * l1
-            disc = cross_entropy(1.0, real) + config.lambda_disc * cross_entropy(0.0, fake)
-        for name, network, tape, loss in (
-            ("generator", self.generator, generator_tape, gen),
-            ("discriminator", self.discriminator, discriminator_tape, disc),
-        ):
-            variables = network.trainable_variables
-            self.optimizers[name].apply(tape.gradient(loss, variables), variables)
-        return tf.stack([gen, gan, l1, disc])
+        rate: Any = config.learning_rate
+        if config.schedule == "cosine":
+            rate = keras.optimizers.schedules.CosineDecay(
+                *(0.0 if config.warmup else rate, max(1, config.steps - config.warmup)),
+                warmup_target=rate if config.warmup else None,
+                warmup_steps=config.warmup,
+            )
+        optimizer = keras.optimizers.Adam(
+            rate, config.beta_1, config.beta_2, global_clipnorm=config.clip_norm or None
+        )
+        optimizer.build(network.trainable_variables)
+        return optimizer
 
-    def _forward(self, seen: tf.Tensor) -> tf.Tensor:
-        return self.generator(seen, training=self.config.predict_in_training_mode)
+    def _train_step(self, seen: tf.Tensor, mask: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+        """Train on one batch; return the values named by ``LOSSES``."""
+        config = self.config
+        gan = disc = tf.constant(0.0)
+        with tf.GradientTape() as generator_tape, tf.GradientTape() as discriminator_tape:
+            output = self.generator(self._inputs(seen, mask), training=True)
+            if config.lambda_gan:
+                shown = output
+                if config.loss_region == "holes":
+                    shown = target * (1 - mask) + output * mask
+                real = self.discriminator([seen, target], training=True)
+                fake = self.discriminator([seen, shown], training=True)
+                gan = cross_entropy(1.0, fake)
+                disc = cross_entropy(1.0, real) + config.lambda_disc * cross_entropy(0.0, fake)
+            l1 = mean_error(config, tf.abs(target - output), mask)
+            l2 = mean_error(config, tf.square(target - output), mask)
+            gen = config.lambda_gan * gan + config.lambda_l1 * l1 + config.lambda_l2 * l2
+        tapes = {"generator": (generator_tape, gen), "discriminator": (discriminator_tape, disc)}
+        for name, optimizer in self.optimizers.items():
+            (tape, loss), variables = tapes[name], self.networks[name].trainable_variables
+            optimizer.apply(tape.gradient(loss, variables), variables)
+        if config.ema:
+            # The average starts short, so that it does not remember the first weights.
+            done = tf.cast(self.optimizers["generator"].iterations, tf.float32)
+            keep = tf.minimum(config.ema, (1 + done) / (10 + done))
+            for mean, last in zip(self.averaged.weights, self.generator.weights, strict=True):
+                mean.assign(keep * mean + (1 - keep) * last)
+        return tf.stack([gen, gan, l1, l2, disc])
+
+    def _inputs(self, seen: tf.Tensor, mask: tf.Tensor) -> Any:
+        return [seen, mask] if self.config.mask_input else seen
+
+    def _forward(self, seen: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        training = self.config.predict_in_training_mode
+        return self.averaged(self._inputs(seen, mask), training=training)
 
     def variables(self, prefix: str = "") -> dict[str, Any]:
         """Every variable of the run by name: weights, statistics, dropout's seeds, optimisers'."""
-        owners = {"generator": self.generator, "discriminator": self.discriminator}
+        owners: dict[str, Any] = dict(self.networks)
         owners |= {f"{name}_optimizer": each for name, each in self.optimizers.items()}
         named = {
             f"{owner}/{index:03d}": variable
@@ -1007,27 +1213,45 @@ PREDICTION_BATCH = 16
 
 
 def fill_with_model(model: Pix2Pix, images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
-    """Fill the holes with the generator.
+    """Fill the holes with the generator, averaged over the symmetries of the ensemble."""
+    total = tf.zeros_like(images)
+    for symmetry in SYMMETRIES["eight"][: model.config.ensemble]:
+        there, back = (
+            np.tile(np.array(s, bool), (len(images), 1)) for s in (symmetry, inverse(symmetry))
+        )
+        turned, moved = apply_symmetry(images, boxes, there)
+        output = predict_batch(model, *network_input(model.config, turned, moved))
+        total += apply_symmetry(output, moved, back)[0]
+    return unscale_pixels(model.config, total / model.config.ensemble)
+
+
+def inverse(symmetry: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Return the symmetry that undoes this one: after a transposition, the mirrors change axis."""
+    transpose, rows, columns = symmetry
+    return (transpose, columns, rows) if transpose else symmetry
+
+
+def predict_batch(model: Pix2Pix, seen: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """Run the generator that predicts.
 
     In training mode, as the report predicts, a picture's statistics are its own and dropout is on:
     pictures go one by one, dropout starts from its seeds for each, and the model's moving averages
     are put back, so that a prediction depends on nothing but the picture.
     """
-    seen = network_input(model.config, images, boxes)
     if not model.config.predict_in_training_mode:
-        return unscale_pixels(model.config, model.forward(seen))
-    dropouts = [x for x in model.generator.layers if isinstance(x, keras.layers.Dropout)]
-    state = [(v, v.numpy()) for v in model.generator.non_trainable_variables]
+        return model.forward(seen, mask)
+    dropouts = [x for x in model.averaged.layers if isinstance(x, keras.layers.Dropout)]
+    state = [(v, v.numpy()) for v in model.averaged.non_trainable_variables]
     outputs = []
     try:
-        for picture in tf.split(seen, len(images)):
+        for i in range(len(seen)):
             for layer in dropouts:
                 layer.seed_generator.state.assign([layer.seed, 0])
-            outputs.append(model.forward(picture))
+            outputs.append(model.forward(seen[i : i + 1], mask[i : i + 1]))
     finally:
         for variable, value in state:
             variable.assign(value)
-    return unscale_pixels(model.config, tf.concat(outputs, 0))
+    return tf.concat(outputs, 0)
 
 
 def fill_with_mean(images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
@@ -1065,22 +1289,80 @@ def filler(predictor: str, model: Pix2Pix | None) -> Callable[[tf.Tensor, tf.Ten
     return BASELINES[predictor]
 
 
-def hole_rmse(
-    fill: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], pictures: Pictures
-) -> tuple[float, np.ndarray]:
-    """Score a predictor: RMSE pooled over the values of all holes, and the filled pictures.
+@dataclass(frozen=True)
+class Score:
+    """How a predictor does on pictures whose truth is known.
 
-    As in the submission, a pixel that lies in both holes counts twice. Pixels are in [0, 1].
+    ``square`` is the mean square error of each hole's pixel, [n, 2, 75, 75], over the channels, of
+    pixels in [0, 1]; ``filled`` the composites, float32 [n, 256, 256, 3].
     """
+
+    square: np.ndarray
+    filled: np.ndarray
+
+    @property
+    def rmse(self) -> float:
+        """RMSE pooled over all holes; as in the submission, a pixel in both holes counts twice."""
+        return math.sqrt(self.square.mean(dtype=np.float64))
+
+    def by(self, group: np.ndarray) -> dict[str, float]:
+        """RMSE of each group of pixels; ``group`` holds names and broadcasts to ``square``."""
+        group = np.broadcast_to(group, self.square.shape)
+        return {
+            str(name): math.sqrt(self.square[group == name].mean(dtype=np.float64))
+            for name in dict.fromkeys(group.ravel().tolist())
+        }
+
+
+def evaluate(fill: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], pictures: Pictures) -> Score:
+    """Score a predictor on pictures whose truth is known."""
     assert pictures.clean is not None
-    total, shown = 0.0, []
+    squares, shown = [], []
     for part, filled in predict(fill, pictures):
         boxes = pictures.boxes[part]
         truth = crop_holes(pictures.clean[part].astype(np.float32) / 255, boxes)
-        total += float(tf.reduce_sum((crop_holes(filled, boxes) - truth) ** 2))
+        squares.append(tf.reduce_mean((crop_holes(filled, boxes) - truth) ** 2, -1).numpy())
         shown.append(filled)
-    values = len(pictures.photos) * 2 * HOLE * HOLE * 3
-    return math.sqrt(total / values), np.concatenate(shown)
+    return Score(np.concatenate(squares), np.concatenate(shown))
+
+
+def similarity(pictures: Pictures, filled: np.ndarray) -> float:
+    """Mean SSIM of composites with the truth (Wang et al. 2004, doi:10.1109/TIP.2003.819861)."""
+    assert pictures.clean is not None
+    truth = pictures.clean.astype(np.float32) / 255
+    each = [float(tf.image.ssim(*pair, 1.0)) for pair in zip(filled, truth, strict=True)]
+    return float(np.mean(each))
+
+
+DISTANCES = ("1", "2-5", "6-10", "11-20", "21-38")  # to the hole's edge, px
+
+
+def error_groups(pictures: Pictures) -> dict[str, np.ndarray]:
+    """Name groups of hole pixels, to see where the error is: arrays for ``Score.by``."""
+    from_side = np.minimum(np.arange(HOLE), np.arange(HOLE)[::-1]) + 1
+    distance = np.minimum(from_side[:, None], from_side)
+    low = [int(name.split("-")[0]) for name in DISTANCES]
+    apart = np.abs(pictures.boxes[:, 0] - pictures.boxes[:, 1])
+    at_edge = ((pictures.boxes == 0) | (pictures.boxes == LAST)).any((1, 2))
+    place = np.where((apart < HOLE).all(1), "overlapping", np.where(at_edge, "at edge", "apart"))
+    return {
+        "distance": np.array(DISTANCES)[np.searchsorted(low, distance, "right") - 1],
+        "class": np.array([p.label for p in pictures.photos])[:, None, None, None],
+        "holes": place[:, None, None, None],
+    }
+
+
+def analyse(score: Score, harmonic: Score, pictures: Pictures) -> dict[str, Any]:
+    """Say where the error is, beside the harmonic fill's, and name the extreme pictures."""
+    groups = error_groups(pictures)
+    worst_first = np.argsort(-score.square.mean((1, 2, 3)))
+    names = [pictures.photos[i].name for i in worst_first]
+    return {
+        **{f"by_{name}": score.by(group) for name, group in groups.items()},
+        "harmonic": {f"by_{name}": harmonic.by(group) for name, group in groups.items()},
+        "worst": names[:4],
+        "best": names[::-1][:4],
+    }
 
 
 # %% Submission
@@ -1304,8 +1586,8 @@ def draw_predictions(path: Path, rows: Sequence[Sequence[np.ndarray]]) -> None:
 
 
 def sample_rows(pictures: Pictures, filled: np.ndarray, count: int) -> list[list[np.ndarray]]:
-    """Rows for ``draw_predictions``: ``count`` pictures spread over all of them."""
-    picks = np.unique(np.linspace(0, len(pictures.photos) - 1, count).astype(int))
+    """Rows for ``draw_predictions``: ``count`` pictures spread over the first ones, as filled."""
+    picks = np.unique(np.linspace(0, len(filled) - 1, count).astype(int))
     rows = []
     for i in picks:
         assert pictures.masked is not None
@@ -1326,11 +1608,49 @@ def draw_losses(log: Path, path: Path) -> None:
     figure = Figure((9, 5), layout="constrained")
     axes = figure.subplots()
     for name in LOSSES:
-        axes.plot(steps, [float(row[name]) for row in rows], label=name, linewidth=1)
+        values = [float(row[name]) for row in rows]
+        if any(values):  # a loss that is switched off is 0
+            axes.plot(steps, values, label=name, linewidth=1)
     axes.set(xlabel="step", ylabel="loss", yscale="log")
     axes.grid(alpha=0.3)
     axes.legend()
     write_whole(path, lambda part: figure.savefig(part, dpi=120))
+
+
+def draw_errors(path: Path, analysis: Mapping[str, Any], score: Score, pictures: Pictures) -> None:
+    """Draw where the error is, beside the harmonic fill's, and the worst and best pictures."""
+    from matplotlib.figure import Figure
+
+    assert pictures.masked is not None and pictures.clean is not None
+    figure = Figure((11, 10), layout="constrained")
+    halves: Any = figure.subfigures(2, 1, height_ratios=(1, 2.2))
+    charts, shown = halves
+    for axes, name in zip(
+        charts.subplots(1, 3, sharey=True), ("distance", "class", "holes"), strict=True
+    ):
+        ours, theirs = analysis[f"by_{name}"], analysis["harmonic"][f"by_{name}"]
+        for shift, values, label in ((-0.2, theirs, "harmonic fill"), (0.2, ours, "this run")):
+            axes.bar(np.arange(len(ours)) + shift, [values[k] for k in ours], 0.4, label=label)
+        axes.set_xticks(range(len(ours)), list(ours))
+        axes.set_xlabel({"distance": "distance to the hole's edge, px"}.get(name, name))
+    axes.legend()
+    charts.axes[0].set_ylabel("RMSE over the holes")
+    order = np.argsort(-score.square.mean((1, 2, 3)))
+    worst_first, best_first = order[:4], order[::-1][:4]
+    grid = shown.subplots(len(worst_first), 6, squeeze=False)
+    for row, worst, best in zip(grid, worst_first, best_first, strict=True):
+        for start, index in ((0, worst), (3, best)):
+            kinds = (pictures.masked[index], score.filled[index], pictures.clean[index])
+            for axes, picture in zip(row[start : start + 3], kinds, strict=True):
+                axes.imshow(picture)
+            row[start].set_ylabel(f"{score.square[index].mean() ** 0.5:.3f}")
+    for axes, title in zip(
+        grid[0], ("worst", "filled", "truth", "best", "filled", "truth"), strict=True
+    ):
+        axes.set_title(title)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+    write_whole(path, lambda part: figure.savefig(part, dpi=110))
 
 
 # %% Training
@@ -1376,8 +1696,8 @@ def train(config: Config, dataset: Dataset, out: Path, stop: Stop) -> tuple[Pix2
     """
     keras.utils.set_random_seed(config.seed)
     model, progress = Pix2Pix(config), Progress()
-    for network in (model.generator, model.discriminator):
-        say(f"{network.name}: {parameters(network)}")
+    for name in model.optimizers:
+        say(f"{name}: {parameters(model.networks[name])}")
     checkpoint = out / "checkpoint.npz"
     if checkpoint.exists():
         record = read_record(checkpoint)
@@ -1387,7 +1707,7 @@ def train(config: Config, dataset: Dataset, out: Path, stop: Stop) -> tuple[Pix2
     if dataset.training is None or dataset.validation is None:
         return model, progress
     validation, logs = dataset.validation, Logs(out, progress.step)
-    harmonic, _ = hole_rmse(filler("harmonic", None), validation)
+    harmonic = evaluate(filler("harmonic", None), validation).rmse
     batches = iter(training_batches(config, dataset.training, progress.step, config.steps))
     began = time.monotonic() - progress.seconds
     model.train_step.get_concrete_function(*batches.element_spec)  # so that no step times it
@@ -1407,13 +1727,16 @@ def train(config: Config, dataset: Dataset, out: Path, stop: Stop) -> tuple[Pix2
         )
 
     def validate() -> None:
-        rmse, filled = hole_rmse(filler("model", model), validation)
+        score = evaluate(filler("model", model), validation)
+        rmse, filled = score.rmse, score.filled
         ratio = rmse / harmonic
         logs.record(progress.step, {"validation_rmse": rmse, "validation_ratio": ratio})
         say(f"validation at step {progress.step}: rmse {rmse:.4f} | ratio {ratio:.3f}")
         if rmse < progress.best_rmse:
             progress.best_rmse = rmse
-            save_arrays(out / "best.npz", model.state("generator/"), dataclasses.asdict(progress))
+            save_arrays(
+                out / "best.npz", model.state(model.predictor), dataclasses.asdict(progress)
+            )
         draw_predictions(out / "predictions.png", sample_rows(validation, filled, 8))
         logs.picture(progress.step, out / "predictions.png")
 
@@ -1524,11 +1847,12 @@ def versions() -> dict[str, str]:
 
 
 def save_networks(model: Pix2Pix, out: Path) -> None:
-    """Save the generator as ``.h5`` and ``.keras``, and the discriminator as ``.h5``."""
+    """Save the generator that predicts as ``.h5`` and ``.keras``, the discriminator as ``.h5``."""
     absl.logging.set_verbosity(absl.logging.ERROR)  # Keras warns that .h5 is a legacy format
-    write_whole(out / "generator.h5", model.generator.save)
-    write_whole(out / "generator.keras", model.generator.save)
-    write_whole(out / "discriminator.h5", model.discriminator.save)
+    write_whole(out / "generator.h5", model.averaged.save)
+    write_whole(out / "generator.keras", model.averaged.save)
+    if "discriminator" in model.networks:
+        write_whole(out / "discriminator.h5", model.networks["discriminator"].save)
 
 
 def describe_files(out: Path) -> list[dict[str, Any]]:
@@ -1584,15 +1908,22 @@ def run(config: Config) -> None:
     if config.predictor == "model":
         model, progress = train(config, dataset, out, stop)
         if config.export == "best" and (out / "best.npz").exists():
-            restore(out / "best.npz", model.variables("generator/"))
+            restore(out / "best.npz", model.variables(model.predictor))
 
-    rmse: dict[str, float] = {}
     rows: list[list[np.ndarray]] = []
-    if dataset.validation:
-        for name in [*BASELINES, *(["model"] if model else [])]:
-            rmse[name], filled = hole_rmse(filler(name, model), dataset.validation)
-            if name == config.predictor:
-                rows = sample_rows(dataset.validation, filled, 6)
+    metrics: dict[str, Any] = {}
+    if held_out := dataset.validation:
+        names = [*BASELINES, *(["model"] if model else [])]
+        scores = {name: evaluate(filler(name, model), held_out) for name in names}
+        score, harmonic = scores[config.predictor], scores["harmonic"]
+        metrics = {
+            "hole_rmse": {name: each.rmse for name, each in scores.items()},
+            "ratio_to_harmonic": {n: each.rmse / harmonic.rmse for n, each in scores.items()},
+            "ssim": {n: similarity(held_out, each.filled) for n, each in scores.items()},
+            "analysis": analyse(score, harmonic, held_out),
+        }
+        rows = sample_rows(held_out, score.filled, 6)
+        draw_errors(out / "errors.png", metrics["analysis"], score, held_out)
     say("predicting the test pictures")
     composites = predict(filler(config.predictor, model), dataset.test)
     first = next(composites)
@@ -1606,7 +1937,6 @@ def run(config: Config) -> None:
         draw_losses(out / "training_log.csv", out / "loss_curve.png")
 
     finished = progress.step >= config.steps or not model
-    ratios = {name: value / rmse["harmonic"] for name, value in rmse.items()}
     result: dict[str, Any] = {
         "schema": 1,
         "status": "complete" if finished else "stopped",
@@ -1622,7 +1952,7 @@ def run(config: Config) -> None:
             for name in ("training", "validation", "test")
             if (part := getattr(dataset, name))
         },
-        "metrics": {"hole_rmse": rmse, "ratio_to_harmonic": ratios},
+        "metrics": metrics,
         "submission": {
             "file": "submission.csv.gz",
             "rows": count,
@@ -1632,8 +1962,9 @@ def run(config: Config) -> None:
         "files": describe_files(out),
     }
     write_text(out / "run.json", json.dumps(result, indent=2) + "\n")
-    for name, value in rmse.items():
-        say(f"{name}: rmse {value:.4f} | ratio {ratios[name]:.3f}")
+    for name, value in metrics.get("hole_rmse", {}).items():
+        ratio, ssim = metrics["ratio_to_harmonic"][name], metrics["ssim"][name]
+        say(f"{name}: rmse {value:.4f} | ratio {ratio:.3f} | ssim {ssim:.4f}")
     say(f"{result['status']} after {clock(result['seconds'])}; everything is in {out}")
 
 

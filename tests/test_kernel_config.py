@@ -20,7 +20,7 @@ def test_every_setting_is_a_flag_with_its_doc_and_its_value(pix2pix, run_kernel)
     for field in pix2pix.fields(pix2pix.Config):
         assert "--" + field.name.replace("_", "-") in words
         assert field.metadata["doc"].split(";")[0][:25].replace("%", "%") in words
-    assert "(1000.0)" in words
+    assert "(report: 1000.0, best: 0.0, perceptual: 1.0)" in words
 
 
 @pytest.mark.parametrize(

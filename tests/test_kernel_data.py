@@ -243,7 +243,7 @@ def test_an_epoch_shows_each_image_under_each_symmetry_once_in_an_order_of_its_o
     config = pix2pix.make_config(settings)
     seen = [
         round(float(pixel) * 255)
-        for _, target in pix2pix.training_batches(config, pictures(pix2pix, 4), 0, 20)
+        for _, _, target in pix2pix.training_batches(config, pictures(pix2pix, 4), 0, 20)
         for pixel in target[:, 0, 0, 0]
     ]
     epochs = seen[:20], seen[20:]
@@ -264,7 +264,7 @@ def test_noise_reaches_the_input_and_never_the_target(pix2pix):
     config = pix2pix.make_config({"noise": 0.1, "jitter": 256, "flip": False})
     photo = np.full((1, 256, 256, 3), 128, np.uint8)
     boxes = np.array([[(0, 0), (181, 181)]], np.int32)
-    seen, target = pix2pix.training_example(config, photo, boxes, np.zeros((1, 3), bool), [3, 0])
+    seen, _, target = pix2pix.training_example(config, photo, boxes, np.zeros((1, 3), bool), [3, 0])
     known = 1 - pix2pix.hole_mask(boxes)[0, ..., 0].numpy()
     assert np.allclose(target, 128 / 127.5 - 1, atol=1e-6)
     assert np.std(seen[0].numpy()[known == 1]) == pytest.approx(0.2, rel=0.05)
@@ -278,5 +278,5 @@ def test_random_holes_are_new_at_every_step_and_those_of_the_csv_are_not(pix2pix
         photos = pictures(pix2pix, 1)
         photos.clean[:] = 200
         batches = pix2pix.training_batches(config, photos, 0, 6)
-        shapes = {seen.numpy().tobytes() for seen, _ in batches}
+        shapes = {seen.numpy().tobytes() for seen, _, _ in batches}
         assert len(shapes) == kinds

@@ -145,6 +145,6 @@ def test_jitter_without_enlargement_is_not_applied(pix2pix):
     config = pix2pix.make_config({"jitter": 256, "flip": False, "noise": 0.0})
     photo = (PHOTO[None] * 255).astype(np.uint8)
     boxes = np.array([PLACES["apart"]], np.int32)
-    seen, target = pix2pix.training_example(config, photo, boxes, np.zeros((1, 3), bool), [0, 0])
+    seen, _, target = pix2pix.training_example(config, photo, boxes, np.zeros((1, 3), bool), [0, 0])
     assert np.allclose(target[0], photo[0] / 127.5 - 1, atol=1e-6)
     assert np.all(seen[0].numpy()[mask_of(boxes[0])] == -1)

@@ -62,6 +62,17 @@ def test_the_discriminator_gives_30_by_30_logits(pix2pix):
     assert network([picture, picture]).shape == (1, 30, 30, 1)
 
 
+def step_of_noise(batch):
+    """Input, mask and target of one step."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(batch)
+    seen, target = rng.uniform(-1, 1, (2, batch, 256, 256, 3)).astype(np.float32)
+    mask = np.zeros((batch, 256, 256, 1), np.float32)
+    mask[:, 20:95, 30:105] = mask[:, 120:195, 0:75] = 1
+    return tf.constant(seen), tf.constant(mask), tf.constant(target)
+
+
 BOTTLENECK = {f"{layer}/{weight}" for layer in ("down8", "up1") for weight in ("kernel",)} | {
     f"{layer}_norm/{weight}" for layer in ("down8", "up1") for weight in ("gamma", "beta")
 }
@@ -74,9 +85,7 @@ def test_at_batch_1_the_bottleneck_learns_nothing_and_everything_else_does(pix2p
 
     keras.utils.set_random_seed(0)
     model = pix2pix.Pix2Pix(pix2pix.make_config({"width": 4, "dropout": 0.0}))
-    rng = np.random.default_rng(0)
-    shape = (batch, 256, 256, 3)
-    seen, target = (tf.constant(rng.uniform(-1, 1, shape), tf.float32) for _ in "ab")
+    seen, mask, target = step_of_noise(batch)
     variables = model.generator.trainable_variables
     for _ in range(3):
         with tf.GradientTape() as tape:
@@ -84,29 +93,27 @@ def test_at_batch_1_the_bottleneck_learns_nothing_and_everything_else_does(pix2p
         gradients = tape.gradient(loss, variables)
         still = {v.path for v, g in zip(variables, gradients, strict=True) if not g.numpy().any()}
         assert still == dead
-        model.train_step(seen, target)
+        model.train_step(seen, mask, target)
     before = model.state("discriminator/")
-    model.train_step(seen, target)
+    model.train_step(seen, mask, target)
     after = model.state("discriminator/")
     assert not [name for name in before if np.array_equal(before[name], after[name])]
 
 
 def test_the_losses_are_the_reports(pix2pix):
     """Against the formulas written out in NumPy."""
-    import tensorflow as tf
 
     keras.utils.set_random_seed(0)
     settings = {"width": 2, "dropout": 0.0, "lambda_l1": 70.0, "lambda_disc": 30.0}
     model = pix2pix.Pix2Pix(pix2pix.make_config(settings))
-    rng = np.random.default_rng(1)
-    seen, target = (tf.constant(rng.uniform(-1, 1, (1, 256, 256, 3)), tf.float32) for _ in "ab")
+    seen, mask, target = step_of_noise(1)
     output = model.generator(seen, training=True)
     real = model.discriminator([seen, target], training=True).numpy().astype(np.float64)
     fake = model.discriminator([seen, output], training=True).numpy().astype(np.float64)
     gan = np.mean(np.log1p(np.exp(-fake)))
     l1 = np.mean(np.abs(target.numpy() - output.numpy()))
     disc = np.mean(np.log1p(np.exp(-real))) + 30 * np.mean(np.log1p(np.exp(fake)))
-    got = dict(zip(pix2pix.LOSSES, model.train_step(seen, target).numpy(), strict=True))
+    got = dict(zip(pix2pix.LOSSES, model.train_step(seen, mask, target).numpy(), strict=True))
     assert got["gan"] == pytest.approx(gan, rel=1e-4)
     assert got["l1"] == pytest.approx(l1, rel=1e-4)
     assert got["gen"] == pytest.approx(gan + 70 * l1, rel=1e-4)
@@ -131,7 +138,7 @@ def test_a_finished_run_folder_is_complete_and_its_record_true(finished):
     assert names >= {
         *("generator.h5", "generator.keras", "discriminator.h5", "checkpoint.npz", "best.npz"),
         *("training_log.csv", "metrics.jsonl", "loss_curve.png", "predictions.png"),
-        "submission.csv.gz",
+        *("errors.png", "submission.csv.gz"),
     }
     assert any(name.startswith("tensorboard/events") for name in names)
     on_disk = {p.relative_to(finished).as_posix() for p in finished.rglob("*") if p.is_file()}
@@ -216,8 +223,8 @@ def test_the_score_is_pooled_over_the_values_of_all_holes(pix2pix, finished):
     squares = []
     for boxes, clean in zip(held_out.boxes, held_out.clean, strict=True):
         squares += [(clean[y : y + 75, x : x + 75] / 255.0) ** 2 for y, x in boxes]
-    rmse, _ = pix2pix.hole_rmse(pix2pix.filler("zeros", None), held_out)
-    assert rmse == pytest.approx(np.sqrt(np.mean(squares)), rel=1e-5)
+    score = pix2pix.evaluate(pix2pix.filler("zeros", None), held_out)
+    assert score.rmse == pytest.approx(np.sqrt(np.mean(squares)), rel=1e-5)
 
 
 # Going on

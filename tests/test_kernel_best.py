@@ -1,0 +1,175 @@
+"""Preset ``best``: what makes it better than the report's recipe, each part for itself."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_kernel_training import step_of_noise
+
+TINY = ("--preset", "best", "--width", "8", "--blocks", "1", "--batch-size", "2", "--log-every", 1)
+
+
+def small(pix2pix, **settings):
+    tiny = {"preset": "best", "width": 8, "blocks": 1, "depth": 2, "batch_size": 2, "steps": 10}
+    return pix2pix.make_config(tiny | settings)
+
+
+@pytest.fixture
+def validation(pix2pix, sample):
+    config = pix2pix.make_config({"data": str(sample), "validation_per_class": 1})
+    return pix2pix.load_dataset(config).validation
+
+
+@pytest.mark.parametrize("generator", ["blocks", "pix2pix"])
+def test_step_0_scores_exactly_what_the_harmonic_fill_scores(pix2pix, validation, generator):
+    depth = 4 if generator == "pix2pix" else 2
+    model = pix2pix.Pix2Pix(small(pix2pix, generator=generator, depth=depth))
+    ours = pix2pix.evaluate(pix2pix.filler("model", model), validation).rmse
+    harmonic = pix2pix.evaluate(pix2pix.filler("harmonic", None), validation).rmse
+    assert ours == pytest.approx(harmonic, rel=1e-6)
+
+
+def test_a_step_changes_the_last_layer_and_later_every_layer(pix2pix):
+    keras.utils.set_random_seed(0)
+    model = pix2pix.Pix2Pix(small(pix2pix, warmup=0))
+    before = model.state("generator/")
+    for _ in range(4):
+        model.train_step(*step_of_noise(2))
+    after = model.state("generator/")
+    assert not [name for name in before if np.array_equal(before[name], after[name])]
+
+
+def test_errors_outside_the_holes_do_not_count(pix2pix):
+    model = pix2pix.Pix2Pix(small(pix2pix))
+    seen, mask, target = step_of_noise(2)
+    same = target * mask + seen * (1 - mask)
+    elsewhere = same + (1 - mask) * 0.3
+    losses = []
+    for goal in (same, elsewhere):
+        model = pix2pix.Pix2Pix(small(pix2pix))
+        losses.append(model.train_step(seen, mask, goal).numpy())
+    assert np.array_equal(*losses)
+    wanted = np.sum(((target - seen) * mask).numpy() ** 2, dtype=np.float64) / (2 * 2 * 5625 * 3)
+    assert losses[0][pix2pix.LOSSES.index("l2")] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_prediction_does_not_depend_on_the_rest_of_its_batch(pix2pix, validation):
+    model = pix2pix.Pix2Pix(small(pix2pix))
+    for _ in range(3):
+        model.train_step(*step_of_noise(2))
+    images, boxes = validation.masked.astype(np.float32) / 255, validation.boxes
+    together = pix2pix.fill_with_model(model, images, boxes).numpy()
+    alone = pix2pix.fill_with_model(model, images[1:2], boxes[1:2]).numpy()
+    assert np.abs(together[1:2] - alone).max() < 1e-5
+
+
+@pytest.mark.parametrize("symmetry", [(1, 0, 0), (0, 1, 0), (1, 1, 0), (1, 0, 1)])
+def test_the_ensemble_of_8_turns_its_prediction_with_the_picture(pix2pix, validation, symmetry):
+    model = pix2pix.Pix2Pix(small(pix2pix, ensemble=8, ema=0.0, warmup=0, learning_rate=1e-2))
+    for _ in range(5):
+        model.train_step(*step_of_noise(2))
+    images, boxes = validation.masked[:1].astype(np.float32) / 255, validation.boxes[:1]
+    turn = np.array([symmetry], bool)
+    plain = pix2pix.fill_with_model(model, images, boxes)
+    turned, moved = pix2pix.apply_symmetry(images, boxes, turn)
+    filled = pix2pix.fill_with_model(model, turned, moved)
+    expected, _ = pix2pix.apply_symmetry(plain, boxes, turn)
+    mask = pix2pix.hole_mask(moved)
+    change = np.abs((plain - pix2pix.harmonic_fill(images, boxes)) * pix2pix.hole_mask(boxes))
+    assert change.max() > 1e-3
+    assert np.abs((filled - expected) * mask).max() < 1e-4
+
+
+@pytest.mark.parametrize("symmetry", [(t, r, c) for t in (0, 1) for r in (0, 1) for c in (0, 1)])
+def test_the_inverse_of_a_symmetry_undoes_it(pix2pix, symmetry):
+    picture = np.arange(256 * 256 * 3, dtype=np.float32).reshape(1, 256, 256, 3)
+    boxes = np.array([[(3, 90), (100, 181)]], np.int32)
+    there = pix2pix.apply_symmetry(picture, boxes, np.array([symmetry], bool))
+    back = np.array([pix2pix.inverse(symmetry)], bool)
+    restored, moved = pix2pix.apply_symmetry(*there, back)
+    assert np.array_equal(restored, picture) and np.array_equal(moved, boxes)
+
+
+def test_averaged_weights_follow_and_are_what_predicts(pix2pix):
+    model = pix2pix.Pix2Pix(small(pix2pix, ema=0.9, warmup=0, learning_rate=1e-2))
+    assert model.state("averaged/").keys()
+    weights = [model.generator.get_weights()]
+    mean = [w.copy() for w in weights[0]]
+    for step in range(1, 4):
+        model.train_step(*step_of_noise(2))
+        keep = min(0.9, (1 + step) / (10 + step))
+        last = model.generator.get_weights()
+        mean = [keep * m + (1 - keep) * w for m, w in zip(mean, last, strict=True)]
+    for got, expected in zip(model.averaged.get_weights(), mean, strict=True):
+        assert np.allclose(got, expected, atol=1e-6)
+    assert model.predictor == "averaged/"
+
+
+def test_the_learning_rate_warms_up_and_falls_to_nothing(pix2pix):
+    model = pix2pix.Pix2Pix(small(pix2pix, warmup=4, steps=20, learning_rate=0.1))
+    rate = model.optimizers["generator"]._learning_rate
+    rates = [float(rate(step)) for step in (0, 2, 4, 12, 20)]
+    assert rates == pytest.approx([0, 0.05, 0.1, 0.05, 0], abs=1e-6)
+
+
+def test_the_perceptual_preset_trains_a_discriminator_on_composites(pix2pix):
+    settings = {"preset": "perceptual", "width": 8, "patch": 16, "depth": 1, "blocks": 1}
+    model = pix2pix.Pix2Pix(pix2pix.make_config(settings | {"steps": 3, "warmup": 0}))
+    gen, gan, l1, l2, disc = model.train_step(*step_of_noise(2)).numpy()
+    config = model.config
+    weighted = config.lambda_gan * gan + config.lambda_l1 * l1 + config.lambda_l2 * l2
+    assert gen == pytest.approx(weighted, rel=1e-5)
+    assert min(gan, l1, l2, disc) > 0
+
+
+def test_a_patch_that_does_not_tile_the_picture_is_refused(run_kernel):
+    code, _, error = run_kernel("--preset", "best", "--patch", 7)
+    assert code == 1 and "patch = 7" in error
+    code, _, error = run_kernel("--preset", "best", "--patch", 32, "--depth", 5)
+    assert code == 1 and "depth = 5" in error
+
+
+def test_a_run_of_best_is_analysed_and_loads_again(run_kernel, pix2pix, sample, tmp_path):
+    code, _, error = run_kernel(
+        *("--data", sample, "--out", tmp_path, *TINY, "--steps", 3, "--warmup", 0),
+        *("--validation-per-class", 1, "--ensemble", 1),
+    )
+    assert (code, error) == (0, "")
+    result = json.loads((tmp_path / "run.json").read_text())
+    names = {record["name"] for record in result["files"]}
+    assert "errors.png" in names and "discriminator.h5" not in names
+    analysis, ours = result["metrics"]["analysis"], result["metrics"]["hole_rmse"]["model"]
+    assert list(analysis["by_distance"]) == list(pix2pix.DISTANCES)
+    assert set(analysis["by_class"]) == {"Cat", "Dog", "Elephant", "Tiger"}
+    assert min(analysis["by_class"].values()) <= ours <= max(analysis["by_class"].values())
+    assert len(analysis["worst"]) == 4
+    assert result["metrics"]["ratio_to_harmonic"]["model"] < 1.05
+    generator = keras.models.load_model(tmp_path / "generator.h5", compile=False)
+    config = pix2pix.make_config(result["config"])
+    validation = pix2pix.load_dataset(config).validation
+    images = validation.masked.astype(np.float32) / 255
+    seen, mask = pix2pix.network_input(config, tf.constant(images), validation.boxes)
+    output = pix2pix.unscale_pixels(config, generator([seen, mask], training=False))
+    truth = pix2pix.crop_holes(validation.clean.astype(np.float32) / 255, validation.boxes)
+    error = pix2pix.crop_holes(output, validation.boxes) - truth
+    assert float(np.sqrt(np.mean(np.square(error)))) == pytest.approx(ours, rel=1e-5)
+
+
+def test_groups_of_errors_cover_every_pixel_of_every_hole(pix2pix, validation):
+    score = pix2pix.evaluate(pix2pix.filler("zeros", None), validation)
+    for group in pix2pix.error_groups(validation).values():
+        named = np.broadcast_to(group, score.square.shape)
+        parts = {name: (named == name).mean() for name in score.by(group)}
+        pooled = sum(share * score.by(group)[name] ** 2 for name, share in parts.items())
+        assert pooled == pytest.approx(score.rmse**2, rel=1e-5)
+
+
+def test_more_test_pictures_than_a_batch_are_all_written(
+    run_kernel, pix2pix, sample, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(pix2pix, "PREDICTION_BATCH", 3)
+    code, _, error = run_kernel("--data", sample, "--out", tmp_path, "--predictor", "mean")
+    assert (code, error) == (0, "")
+    assert json.loads((tmp_path / "run.json").read_text())["submission"]["rows"] == 4 * 33_750
