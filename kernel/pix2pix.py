@@ -1947,6 +1947,7 @@ def run(config: Config) -> None:
         "steps": config.steps,
         "seconds": round(time.monotonic() - began, 1),
         "training_seconds": round(progress.seconds, 1),
+        "parameters": model.generator.count_params() if model else 0,
         "pictures": {
             name: len(part.photos)
             for name in ("training", "validation", "test")

@@ -87,3 +87,28 @@ def dry_run(
     from tools.dry_run import run_dry_run
 
     run_dry_run(data, limit, steps, out, preset, set_ or [], json)
+
+
+@app.command()
+def sweep(
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Values of a setting, name=a,b; all combinations are run."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="A dataset. [default: the embedded sample]")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant.")] = 1,
+    budget: Annotated[str, typer.Option(help="Of each run: steps (2000) or minutes (30m).")] = "5m",
+    limit: Annotated[int, typer.Option(min=0, help="Images a class; 0: all.")] = 0,
+    name: Annotated[str, typer.Option(help="Folder under runs/sweep to go on in.")] = "latest",
+    local: Annotated[bool, typer.Option("--local", help="Run on this machine.")] = True,
+    json: Json = False,
+) -> None:
+    """Run variants of the kernel at equal budget; one table and one plot.
+
+    Example: tools sweep --local --set preset=report,best --set width=32 --budget 10m
+    """
+    from tools.sweep import run_sweep
+
+    run_sweep(data, set_ or [], seeds, budget, limit, name, json)

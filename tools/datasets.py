@@ -77,6 +77,14 @@ def from_sample(seed: int) -> dict[str, list[tuple[str, Source]]]:
     return classes
 
 
+def sample_folder() -> Path:
+    """Return the embedded sample's folder, made if it is not there."""
+    folder = Path("runs/sample")
+    if not folder.exists():
+        make_dataset(from_sample(seed=0), folder, SAMPLE_TEST_PER_CLASS, seed=0)
+    return folder
+
+
 def crop(path: Path, frame: tuple[int, int, int, int]) -> Image.Image:
     """Cut ``frame`` (left, top, right, bottom) out of a picture, at 256x256, RGB."""
     with Image.open(path) as image:

@@ -123,10 +123,7 @@ def run_dry_run(
         out = FOLDER / "run"
         shutil.rmtree(out, ignore_errors=True)
     if data is None:
-        data, limit = FOLDER / "sample", limit or 0
-        if not data.exists():
-            sample = datasets.from_sample(seed=0)
-            datasets.make_dataset(sample, data, datasets.SAMPLE_TEST_PER_CLASS, seed=0)
+        data, limit = datasets.sample_folder(), limit or 0
     settings = SETTINGS | {"preset": preset, "limit": LIMIT if limit is None else limit}
     settings |= {} if steps is None else {"steps": steps}
     settings |= parse_settings(assignments) | {"data": str(data), "out": str(out)}

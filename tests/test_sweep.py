@@ -1,0 +1,94 @@
+"""The sweep: variants at equal budget, one table, one plot, and interruption survived."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+from conftest import PROJECT
+
+from tools import sweep
+from tools.errors import UserError
+
+QUICK = ("--set", "blocks=1", "--set", "depth=1", "--set", "batch_size=2", "--set", "ensemble=1")
+
+
+@pytest.fixture
+def workplace(tmp_path):
+    """A folder with the kernel in it, as the command expects."""
+    (tmp_path / "kernel").symlink_to(PROJECT / "kernel")
+    return tmp_path
+
+
+def command(python, sample, *arguments):
+    words = (python, "-m", "tools", "sweep", "--local", "--data", sample, *QUICK, *arguments)
+    return [str(word) for word in words]
+
+
+def test_settings_are_combined_in_order():
+    assert sweep.variants(["width=8,16", "ema=0,0.9"]) == [
+        {"width": "8", "ema": "0"},
+        {"width": "8", "ema": "0.9"},
+        {"width": "16", "ema": "0"},
+        {"width": "16", "ema": "0.9"},
+    ]
+    assert sweep.variants([]) == [{}]
+
+
+@pytest.mark.parametrize("text", ["width", "width=", "width=8,", "wi dth=3"])
+def test_a_setting_of_another_form_is_refused(text):
+    with pytest.raises(UserError, match="name=a,b"):
+        sweep.variants([text])
+
+
+def test_a_budget_is_steps_or_minutes():
+    assert sweep.Budget.parse("2000") == sweep.Budget(steps=2000)
+    assert sweep.Budget.parse("1.5m") == sweep.Budget(minutes=1.5)
+    for text in ("0", "10s", "-5", "0m", "m"):
+        with pytest.raises(UserError, match="steps"):
+            sweep.Budget.parse(text)
+
+
+def test_it_tables_every_variant_over_its_seeds_and_runs_nothing_twice(python, sample, workplace):
+    words = command(python, sample, "--set", "width=8", "--seeds", 2, "--budget", 3, "--json")
+    first = subprocess.run(words, capture_output=True, text=True, cwd=workplace)
+    assert first.returncode == 0, first.stderr
+    table = json.loads(first.stdout)
+    [row] = table["rows"]
+    assert row["variant"].endswith("width=8")
+    assert (row["images"], row["seeds"]) == (6, 2)
+    assert 0.9 < row["ratio"] < 1.1 and row["deviation"] > 0 and row["parameters"] > 1000
+    base = workplace / "runs" / "sweep" / "latest"
+    assert (base / "sweep.png").stat().st_size > 10_000
+    records = {path: path.stat().st_mtime_ns for path in base.glob("*/run.json")}
+    assert len(records) == 2
+    second = subprocess.run(words, capture_output=True, text=True, cwd=workplace)
+    assert json.loads(second.stdout)["rows"] == table["rows"]
+    assert {path: path.stat().st_mtime_ns for path in base.glob("*/run.json")} == records
+
+
+def test_an_interrupted_sweep_goes_on(python, sample, workplace):
+    words = command(python, sample, "--set", "width=8", "--budget", 30)
+    log_of = lambda: next((workplace / "runs" / "sweep" / "latest").glob("*.log"), None)  # noqa: E731
+    with subprocess.Popen(words, cwd=workplace, start_new_session=True) as running:
+        deadline = time.monotonic() + 120
+        while not ((log := log_of()) and "validation at step 6:" in log.read_text()):
+            assert running.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        os.killpg(running.pid, signal.SIGKILL)
+    done = subprocess.run([*words, "--json"], capture_output=True, text=True, cwd=workplace)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rows"][0]["images"] == 60
+    assert "resumed at step " in log_of().read_text()
+
+
+def test_a_budget_in_minutes_is_measured_once(python, sample, workplace):
+    words = command(python, sample, "--set", "width=8", "--budget", "0.02m", "--json")
+    done = subprocess.run(words, capture_output=True, text=True, cwd=workplace)
+    assert done.returncode == 0, done.stderr
+    [plan] = (workplace / "runs" / "sweep" / "latest").glob("*.0.02m.json")
+    planned = json.loads(plan.read_text())
+    assert planned["steps"] == max(1, round(1.2 * planned["images_per_second"] / 2))
+    assert json.loads(done.stdout)["rows"][0]["images"] == planned["steps"] * 2

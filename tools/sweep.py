@@ -1,0 +1,218 @@
+"""Variants of the kernel at equal budget, data and seeds: one table and one plot.
+
+Each run lies in a folder of its own, and the kernel resumes it: the same command goes on where an
+interrupted one stopped.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import itertools
+import json
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tools import console, datasets
+from tools.dry_run import SCRIPT, run_kernel
+from tools.errors import UserError
+
+FOLDER = Path("runs/sweep")
+PROBE_STEPS = 20  # to measure a variant's speed, for a budget in minutes
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Either steps, the same for all, or minutes of training."""
+
+    steps: int = 0
+    minutes: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """Read ``2000`` as steps and ``30m`` as minutes.
+
+        Raises:
+            UserError: for anything else.
+        """
+        if re.fullmatch(r"[1-9]\d*", text):
+            return cls(steps=int(text))
+        if re.fullmatch(r"\d+(\.\d+)?m", text) and float(text[:-1]) > 0:
+            return cls(minutes=float(text[:-1]))
+        raise UserError(f"--budget {text!r} is neither.", "Give steps (2000) or minutes (30m).")
+
+
+def variants(assignments: Sequence[str]) -> list[dict[str, str]]:
+    """Combine ``name=a,b`` settings to all variants, in the order given.
+
+    Raises:
+        UserError: for a text of another form.
+    """
+    axes = []
+    for text in assignments:
+        name, equals, values = text.partition("=")
+        if not equals or not name.isidentifier() or "" in values.split(","):
+            raise UserError(f"--set {text!r} is not name=a,b.", "For example: --set width=32,64")
+        axes.append([(name, value) for value in values.split(",")])
+    return [dict(combination) for combination in itertools.product(*axes)]
+
+
+def spell(variant: dict[str, str]) -> str:
+    """Name a variant by its settings."""
+    return " ".join(f"{name}={value}" for name, value in variant.items()) or "preset"
+
+
+def folder_of(variant: dict[str, str], seed: int) -> str:
+    """Name a variant's folder; long ones are cut and told apart by a digest."""
+    name = re.sub(r"[^A-Za-z0-9.=_-]+", "-", spell(variant))
+    digest = hashlib.sha256(spell(variant).encode()).hexdigest()[:6]
+    return f"{name[:60]}-{digest}-seed{seed}"
+
+
+def steps_for(budget: Budget, settings: dict[str, Any], out: Path) -> int:
+    """Return the steps of a run, measured once and written beside it for a budget in minutes."""
+    if budget.steps:
+        return budget.steps
+    plan = out.with_name(f"{out.name}.{budget.minutes:g}m.json")
+    if not plan.exists():
+        probe = out.with_name(f"{out.name}.probe")
+        short = settings | {"steps": PROBE_STEPS, "log_every": PROBE_STEPS // 2, "out": str(probe)}
+        run_kernel(SCRIPT, short | {"limit": 4, "ensemble": 1}, probe.with_suffix(".log"))
+        with open(probe / "training_log.csv", encoding="utf-8") as stream:
+            speed = float(list(csv.DictReader(stream))[-1]["images_per_second"])
+        config = json.loads((probe / "run.json").read_text(encoding="utf-8"))["config"]
+        steps = max(1, round(budget.minutes * 60 * speed / config["batch_size"]))
+        plan.write_text(json.dumps({"images_per_second": speed, "steps": steps}), encoding="utf-8")
+    return json.loads(plan.read_text(encoding="utf-8"))["steps"]
+
+
+def curve(out: Path, batch_size: int) -> list[tuple[int, float]]:
+    """Read (images seen, RMSE / harmonic) of each validation of a run."""
+    lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    return [
+        (record["step"] * batch_size, record["validation_ratio"])
+        for record in records
+        if "validation_ratio" in record
+    ]
+
+
+def summarise(name: str, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Put the runs of one variant, one a seed, into one row."""
+    rmse = [r["metrics"]["hole_rmse"]["model"] for r in results]
+    ratio = [r["metrics"]["ratio_to_harmonic"]["model"] for r in results]
+    images = [r["step"] * r["config"]["batch_size"] for r in results]
+    return {
+        "variant": name,
+        "parameters": results[0]["parameters"],
+        "images": round(statistics.mean(images)),
+        "images_per_second": statistics.mean(
+            n / max(r["training_seconds"], 1e-9) for n, r in zip(images, results, strict=True)
+        ),
+        "rmse": statistics.mean(rmse),
+        "ratio": statistics.mean(ratio),
+        "deviation": statistics.stdev(ratio) if len(ratio) > 1 else None,
+        "seeds": len(results),
+    }
+
+
+def draw(curves: dict[str, list[list[tuple[int, float]]]], path: Path) -> None:
+    """Plot RMSE / harmonic against images seen, a line a run and a colour a variant."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((9, 5.5), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, runs) in enumerate(curves.items()):
+        for index, points in enumerate(runs):
+            label = name if index == 0 else None
+            images, ratios = [p[0] for p in points], [p[1] for p in points]
+            axes.plot(images, ratios, f"C{number}", marker="o", markersize=3, label=label)
+    axes.axhline(1, color="black", linewidth=0.8, linestyle="--", label="harmonic fill")
+    axes.set(xlabel="images seen", ylabel="RMSE over the holes / harmonic fill")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    part = path.with_name(f".{path.name}")
+    figure.savefig(part, dpi=120, format="png")
+    part.replace(path)
+
+
+def run_sweep(
+    data: Path | None,
+    assignments: Sequence[str],
+    seeds: int,
+    budget: str,
+    limit: int,
+    name: str,
+    json_: bool,
+) -> None:
+    """Run every variant with every seed, and print the table.
+
+    Raises:
+        UserError: for settings of another form, or a mistake that the kernel names.
+        RunFailedError: where a run fails in another way; the others are kept.
+    """
+    allowance, combinations = Budget.parse(budget), variants(assignments)
+    if not SCRIPT.is_file():
+        raise UserError(f"{SCRIPT} is not here.", "Run the command in the project's folder.")
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+        raise UserError(f"--name {name!r} is no folder name.", "Use letters, digits, - and _.")
+    if data is None:
+        data = datasets.sample_folder()
+    base = FOLDER / name
+    rows, curves = [], {}
+    for variant in combinations:
+        results, lines = [], []
+        for seed in range(seeds):
+            out = base / folder_of(variant, seed)
+            settings: dict[str, Any] = {"preset": "best", "data": str(data), "limit": limit}
+            settings |= variant | {"seed": seed}
+            steps = steps_for(allowance, settings, out)
+            every = max(1, steps // 10)
+            settings |= {"steps": steps, "out": str(out), "checkpoint_every": every}
+            settings |= {"validate_every": every, "log_every": max(1, min(100, steps // 20))}
+            result = finished(out, settings)
+            if result is None:
+                console.note(f"{spell(variant)}, seed {seed}: {steps} steps")
+                result = run_kernel(SCRIPT, settings, out.with_name(f"{out.name}.log"))
+            if result["status"] != "complete":
+                raise UserError(f"{out} was stopped.", "The same command goes on from there.")
+            results.append(result)
+            lines.append(curve(out, result["config"]["batch_size"]))
+        rows.append(summarise(spell(variant), results))
+        curves[spell(variant)] = lines
+        draw(curves, base / "sweep.png")
+    table = {"budget": budget, "data": str(data), "device": results[0]["device"], "rows": rows}
+    (base / "sweep.json").write_text(json.dumps(table, indent=2), encoding="utf-8")
+    if json_:
+        console.print_json(table)
+        return
+    console.print_table(
+        ("variant", "parameters", "images", "img/s", "RMSE", "/ harmonic"),
+        [
+            (
+                row["variant"],
+                f"{row['parameters']:,}",
+                f"{row['images']:,}",
+                f"{row['images_per_second']:.1f}",
+                f"{row['rmse']:.4f}",
+                f"{row['ratio']:.4f}"
+                + (f" ± {row['deviation']:.4f}" if row["deviation"] is not None else ""),
+            )
+            for row in rows
+        ],
+    )
+    console.note(f"plot: {base / 'sweep.png'}")
+
+
+def finished(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the record of a run that is complete with just these settings."""
+    path = out / "run.json"
+    if not path.is_file():
+        return None
+    result = json.loads(path.read_text(encoding="utf-8"))
+    same = all(str(result["config"][name]) == str(value) for name, value in settings.items())
+    return result if same and result["status"] == "complete" else None
