@@ -60,6 +60,7 @@ class Quota:
     used: float
     reserved: float
     allowed: float
+    renewed: str = ""  # the date on which the next week begins
 
     @property
     def left(self) -> float:
@@ -192,15 +193,19 @@ class Kernels:
             lambda client: client.kernels.kernels_api_client.get_accelerator_quota_statistics(
                 asked
             ),
-        ).gpu_quota
+        )
+        if (gpu := answer.gpu_quota) is None:
+            return Quota(0.0, 0.0, 0.0)
 
         def hours(time: timedelta | None) -> float:
             return time.total_seconds() / 3600 if time else 0.0
 
-        if answer is None:
-            return Quota(0.0, 0.0, 0.0)
+        renewed = answer.quota_refresh_time
         return Quota(
-            hours(answer.time_used), hours(answer.time_reserved), hours(answer.total_time_allowed)
+            hours(gpu.time_used),
+            hours(gpu.time_reserved),
+            hours(gpu.total_time_allowed),
+            renewed.date().isoformat() if renewed else "",
         )
 
 
