@@ -87,3 +87,136 @@ def dry_run(
     from tools.dry_run import run_dry_run
 
     run_dry_run(data, limit, steps, out, preset, set_ or [], json)
+
+
+Reference = Annotated[
+    str | None,
+    typer.Argument(metavar="[RUN]", help="v3, slug/v3 or owner/slug/v3. [default: the newest run]"),
+]
+
+
+@app.command("push-kernel")
+def push_kernel(
+    preset: Annotated[str, typer.Option(help="Named settings of the kernel.")] = "report",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Any setting of the kernel, name=value.")
+    ] = None,
+    accelerator: Annotated[
+        str, typer.Option(help="Kaggle's name of it, or cpu. [default: kernel-metadata.json's]")
+    ] = "",
+    timeout: Annotated[float, typer.Option(help="Hours after which Kaggle stops the run.")] = 9.0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the training of the kernel's last version.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the run has ended.")] = False,
+    notebook: Annotated[
+        bool, typer.Option("--notebook", help="Push the cells as a notebook, with its pictures.")
+    ] = False,
+    no_run: Annotated[
+        bool, typer.Option("--no-run", help="Save the version; don't run it.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Push although a version runs, or no GPU time is left.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Render the kernel with its settings, check it, push it and enter it in the ledger.
+
+    Example: tools push-kernel --preset report --set steps=20000 --wait
+    """
+    from tools.kernel import Plan, push_and_report
+
+    plan = Plan(preset, set_ or [], accelerator, timeout, resume, notebook, no_run, force)
+    push_and_report(plan, wait, json)
+
+
+@app.command()
+def status(run: Reference = None, json: Json = False) -> None:
+    """Say what a run is doing, and how far its training is.
+
+    Example: tools status v3
+    """
+    from tools.watch import show_status
+
+    show_status(run, json)
+
+
+@app.command()
+def logs(
+    run: Reference = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Until the run has ended.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Print a run's log.
+
+    Example: tools logs --follow
+    """
+    from tools.watch import show_log
+
+    show_log(run, follow, json)
+
+
+@app.command()
+def wait(
+    run: Reference = None,
+    timeout: Annotated[float, typer.Option(help="Hours to wait; the run goes on.")] = 13.0,
+    json: Json = False,
+) -> None:
+    """Wait until a run has ended; exit code 4 if it failed, 5 if it still goes on.
+
+    Example: tools wait && tools fetch-outputs
+    """
+    from tools.watch import wait_for
+
+    wait_for(run, timeout, json)
+
+
+@app.command("fetch-outputs")
+def fetch_outputs(
+    run: Reference = None,
+    to: Annotated[Path | None, typer.Option(help="Folder. [default: runs/SLUG/vN/outputs]")] = None,
+    include: Annotated[
+        list[str] | None, typer.Option(help="Only what matches, as *.h5; may be repeated.")
+    ] = None,
+    logs_only: Annotated[
+        bool, typer.Option("--logs-only", help="Only the logs and run.json.")
+    ] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", help="Fetch nothing; list what there is.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files of another run in the folder.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Fetch what a run made, verified by size and SHA-256; only what is missing or differs.
+
+    Example: tools fetch-outputs v3 --include "*.h5" --to models
+    """
+    from tools.outputs import fetch_outputs
+
+    fetch_outputs(run, to, include or [], logs_only, list_, overwrite, json)
+
+
+@app.command()
+def runs(json: Json = False) -> None:
+    """List the runs: status, config, scores, outputs.
+
+    Example: tools runs
+    """
+    from tools.report import show_runs
+
+    show_runs(json)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Check credentials, client, quota, metadata and disk, and say what to do about each.
+
+    Example: tools doctor
+    """
+    from tools.doctor import diagnose
+
+    diagnose(json)

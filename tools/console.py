@@ -10,11 +10,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TextColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.table import Table
 
@@ -38,6 +40,12 @@ def print_json(data: Any) -> None:
     sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 
+def print_json_line(data: Any) -> None:
+    """Print ``data`` as one line of JSON on stdout, at once."""
+    sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
     """Print a table on stdout; every column but the first is aligned right."""
     table = Table(title=title or None, title_justify="left", title_style="bold")
@@ -57,6 +65,19 @@ def progress_bar() -> Progress:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[detail]}"),
+        console=stderr,
+        disable=not stderr.is_terminal,
+    )
+
+
+def transfer_bar() -> Progress:
+    """A bar for bytes with rate and time left, on stderr; silent where stderr is no terminal."""
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(compact=True),
         console=stderr,
         disable=not stderr.is_terminal,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from tools.errors import UserError, VerificationError
 
@@ -37,26 +37,24 @@ def write_whole(path: Path, content: str | bytes) -> Path:
     return path
 
 
+def safe(name: str) -> bool:
+    """Whether a name that a service gave is relative and means the same on every system."""
+    parts = name.split("/")
+    return not (
+        any(part in ("", ".", "..") or len(part.encode()) > 255 for part in parts)
+        or any(character in '\\:*?"<>|' or not character.isprintable() for character in name)
+        or any(_RESERVED.fullmatch(part) or part.endswith((" ", ".")) for part in parts)
+    )
+
+
 def inside(folder: Path, name: str) -> Path:
     """The path of ``name`` in ``folder``, for a name that a service gave.
 
     Raises:
-        VerificationError: the name is empty, absolute, leads outside, follows a link, or means
-            something else on another system.
+        VerificationError: the name is not :func:`safe`, or leads through a link.
     """
-    pure = PurePosixPath(name)
-    parts = name.split("/")
-    refused = (
-        not name
-        or pure.is_absolute()
-        or any(part in ("", ".", "..") or len(part.encode()) > 255 for part in parts)
-        or any(character in '\\:*?"<>|' or not character.isprintable() for character in name)
-        or any(_RESERVED.fullmatch(part) or part.endswith((" ", ".")) for part in parts)
-    )
-    path = folder.joinpath(*parts) if not refused else folder
-    if not refused:
-        steps = [path, *path.parents][: len(parts)]
-        refused = any(step.is_symlink() for step in steps)
-    if refused:
+    path = folder.joinpath(*name.split("/")) if safe(name) else folder
+    steps = [path, *path.parents][: name.count("/") + 1]
+    if path == folder or any(step.is_symlink() for step in steps):
         raise VerificationError(f"The name {ascii(name)} is not safe to write below {folder}.")
     return path

@@ -95,7 +95,7 @@ class Kaggle:
 
         import requests
 
-        self.patience.renew()
+        patience = self.patience.fresh()
         while True:
             response, sent, problem = None, True, ""
             try:
@@ -125,7 +125,7 @@ class Kaggle:
                     "It is not known whether Kaggle took it; look before trying again.",
                 )
             wait = transfer.retry_after(response)
-            if not self.patience.pause(wait):
+            if not patience.pause(wait):
                 asked = f" and asks for {wait:.0f} s of patience" if wait else ""
                 raise NetworkError(
                     f"Kaggle could not be reached while {doing}: {problem}{asked}.",

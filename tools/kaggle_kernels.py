@@ -152,8 +152,12 @@ class Kernels:
         )
         return answer.log or ""
 
-    def log_stream(self, kernel: str, version: int) -> Any:
-        """An open response with the live log as server-sent events, or with the stored log."""
+    def log_stream(self, kernel: str, version: int, quiet: float | None = None) -> Any:
+        """An open response with the live log as server-sent events, or with the stored log.
+
+        It breaks off after ``quiet`` seconds without a byte; if None, later than Kaggle itself.
+        """
+        timeout = self._kaggle.settings.timeout
 
         def open_stream(client: Any) -> Any:
             http = client.http_client()
@@ -163,6 +167,7 @@ class Kernels:
                 params={"versionLabel": f"v{version}"},
                 headers={"Accept": "text/event-stream, */*", "Content-Type": None},
                 stream=True,
+                timeout=(timeout, quiet or 3 * timeout),
             )
             try:
                 response.raise_for_status()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
-from tools import console, metadata, render, runs, settings
+from tools import console, metadata, render, runs, settings, watch
 from tools.errors import RefusedError, UserError
 from tools.files import write_whole
 from tools.kaggle_client import Kaggle, NoAccessError, NotFoundError, UncertainError
@@ -20,7 +20,6 @@ from tools.runs import Run
 PRESET = "report"
 SESSION_HOURS = 9.0  # Kaggle has stopped GPU sessions after 9 hours, and after 12
 MARGIN_HOURS = 0.25  # for the last evaluation and for saving
-FRESH_SECONDS = 600  # a new version may be unknown to Kaggle's status for so long
 INPUT = "/kaggle/input"
 CHECKPOINT = "checkpoint.npz"
 
@@ -37,6 +36,19 @@ class Plan:
     notebook: bool = False
     no_run: bool = False
     force: bool = False
+
+
+def push_and_report(plan: Plan, wait: bool, json: bool) -> None:
+    """Push, wait if asked to, and print the run."""
+    run = push(plan)
+    if wait:
+        kernels, config = watch.connect()
+        watch.report(run, watch.wait(kernels, run, config), json)
+    elif json:
+        console.print_json(run.push)
+    else:
+        sys.stdout.write(f"{run.kernel}/v{run.version}\n")
+        console.note(f"Wait for it: tools wait {run.slug}/v{run.version}")
 
 
 def push(plan: Plan) -> Run:
@@ -158,21 +170,10 @@ def _newest(kernels: Kernels, kernel: str) -> tuple[int, str]:
     try:
         state = kernels.state(kernel, version)
     except (NotFoundError, NoAccessError):
-        fresh = any(run.version == version and is_fresh(run) for run in known)
+        fresh = any(run.version == version and run.is_fresh for run in known)
         return version, "QUEUED" if fresh else ""
     running = not state.ended and state.status != "NEW_SCRIPT"
     return version, state.status if running else ""
-
-
-def is_fresh(run: Run) -> bool:
-    """Whether a run was pushed so lately that Kaggle may not show it yet."""
-    if not run.push.get("run", True):
-        return False
-    try:
-        pushed = datetime.fromisoformat(str(run.push.get("pushed_at")))
-        return (datetime.now(UTC) - pushed).total_seconds() < FRESH_SECONDS
-    except (ValueError, TypeError):
-        return False
 
 
 def _check_resumable(kernels: Kernels, kernel: str, version: int, state: str) -> None:

@@ -19,6 +19,7 @@ from tools.errors import UserError
 from tools.files import write_whole
 from tools.settings import project_folder
 
+FRESH_SECONDS = 600  # a new version may be unknown to Kaggle's status for so long
 _KERNEL = r"[A-Za-z0-9_-]+/[a-z0-9][a-z0-9-]+"
 
 
@@ -42,6 +43,16 @@ class Run:
     def slug(self) -> str:
         """The kernel's name without its owner."""
         return self.kernel.split("/")[1]
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it was pushed to run so lately that Kaggle may not show it yet."""
+        try:
+            pushed = datetime.fromisoformat(str(self.push.get("pushed_at")))
+            age = (datetime.now(UTC) - pushed).total_seconds()
+        except (ValueError, TypeError):
+            return False
+        return bool(self.push.get("run", True)) and age < FRESH_SECONDS
 
     @property
     def url(self) -> str:

@@ -55,6 +55,10 @@ class Patience:
         """Begin anew, because something arrived."""
         self._tries, self._until = 0, self._clock() + self._seconds
 
+    def fresh(self) -> Patience:
+        """Another one with the same limits, for another request."""
+        return Patience(self._seconds, self._sleep, self._clock)
+
     def pause(self, retry_after: float | None = None) -> bool:
         """Wait before the next try; False, at once, if that would take too long."""
         delay = min(60.0, 0.5 * 2.0**self._tries) * random.uniform(0.5, 1.5)
@@ -126,6 +130,7 @@ def download(
     *,
     label: str = "",
     size: int | None = None,
+    check: Callable[[Path], object] = lambda part: None,
     advance: Advance = lambda count: None,
     patience: Patience | None = None,
 ) -> Path:
@@ -140,6 +145,7 @@ def download(
         settings: timeouts and patience.
         label: the name for messages; the target's name if empty.
         size: bytes the file must have, where that is known.
+        check: looks at the bytes before they get the name ``target``, and raises if they are wrong.
         advance: is told the bytes that arrive, and a negative number if they are dropped.
         patience: how long to go on trying without a byte.
 
@@ -148,12 +154,11 @@ def download(
 
     Raises:
         NetworkError: it did not arrive within the patience.
-        VerificationError: its length is wrong.
+        VerificationError: its length is wrong, or what ``check`` raises; nothing is kept.
         UserError: the disk is full, or the folder cannot be written.
     """
     label = label or target.name
-    patience = patience or Patience(settings.retry_seconds)
-    patience.renew()
+    patience = (patience or Patience(settings.retry_seconds)).fresh()
     refreshes = 0
     url = address()
     with storage_session(settings) as session:
@@ -185,10 +190,14 @@ def download(
                     f"{label} did not arrive: {problem}.",
                     "What did is kept; the same command goes on from there.",
                 )
-    length = part.stat().st_size
-    if size is not None and length != size:
+    try:
+        length = part.stat().st_size
+        if size is not None and length != size:
+            raise VerificationError(f"{label} has {length} bytes instead of {size}.")
+        check(part)
+    except VerificationError:
         part.unlink()
-        raise VerificationError(f"{label} has {length} bytes instead of {size}; it was not kept.")
+        raise
     os.replace(part, target)
     return target
 
@@ -277,8 +286,7 @@ def upload(
         NetworkError: the storage did not take it; the message has its status, never the address.
     """
     check_address(url, settings)
-    patience = patience or Patience(settings.retry_seconds)
-    patience.renew()
+    patience = (patience or Patience(settings.retry_seconds)).fresh()
     size, done = source.stat().st_size, 0
     with storage_session(settings) as session:
         while True:

@@ -48,8 +48,11 @@ class Lost:
     """A fault: the request is carried out, but the connection closes before its answer."""
 
 
+@dataclass
 class Hang:
-    """A fault: no answer until the server ends."""
+    """A fault: no answer, or no more after so many events of a log, until the server ends."""
+
+    after: int | None = None
 
 
 class Refusal(Exception):
@@ -489,7 +492,7 @@ class _Handler(BaseHTTPRequestHandler):
         fault = peer.take_fault("logs")
         if isinstance(fault, Reply):
             return self._send(fault)
-        if isinstance(fault, Drop | Hang):
+        if isinstance(fault, Drop) or (isinstance(fault, Hang) and fault.after is None):
             return self._break(fault)
         if not peer.signed_in(dict(self.headers)):
             return self._send(Refusal(401, "Unauthenticated").reply)
@@ -504,7 +507,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        cut = fault.after if isinstance(fault, Cut) else None
+        cut = fault.after if isinstance(fault, Cut | Hang) else None
         for event in version.events[:cut]:
             self._chunk(f"data: {json.dumps(event)}\n\n")
         if cut is not None:
