@@ -18,6 +18,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+DEFAULT_PRESET = "report"
+SESSION_HOURS = 9.0  # Kaggle has stopped GPU sessions after 9 hours, and after 12
+WAIT_HOURS = 13.0  # its longest session, and an hour in its queue
+
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 
@@ -97,14 +101,16 @@ Reference = Annotated[
 
 @app.command("push-kernel")
 def push_kernel(
-    preset: Annotated[str, typer.Option(help="Named settings of the kernel.")] = "report",
+    preset: Annotated[str, typer.Option(help="Named settings of the kernel.")] = DEFAULT_PRESET,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Any setting of the kernel, name=value.")
     ] = None,
     accelerator: Annotated[
         str, typer.Option(help="Kaggle's name of it, or cpu. [default: kernel-metadata.json's]")
     ] = "",
-    timeout: Annotated[float, typer.Option(help="Hours after which Kaggle stops the run.")] = 9.0,
+    timeout: Annotated[
+        float, typer.Option(help="Hours after which Kaggle stops the run.")
+    ] = SESSION_HOURS,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the training of the kernel's last version.")
     ] = False,
@@ -127,7 +133,7 @@ def push_kernel(
     from tools.kernel import Plan, push_and_report
 
     plan = Plan(preset, set_ or [], accelerator, timeout, resume, notebook, no_run, force)
-    push_and_report(plan, wait, json)
+    push_and_report(plan, WAIT_HOURS if wait else None, json)
 
 
 @app.command()
@@ -161,7 +167,7 @@ def logs(
 @app.command()
 def wait(
     run: Reference = None,
-    timeout: Annotated[float, typer.Option(help="Hours to wait; the run goes on.")] = 13.0,
+    timeout: Annotated[float, typer.Option(help="Hours to wait; the run goes on.")] = WAIT_HOURS,
     json: Json = False,
 ) -> None:
     """Wait until a run has ended; exit code 4 if it failed, 5 if it still goes on.

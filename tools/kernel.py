@@ -17,8 +17,6 @@ from tools.kaggle_kernels import Kernels, Pushed
 from tools.metadata import Metadata
 from tools.runs import Run
 
-PRESET = "report"
-SESSION_HOURS = 9.0  # Kaggle has stopped GPU sessions after 9 hours, and after 12
 MARGIN_HOURS = 0.25  # for the last evaluation and for saving
 INPUT = "/kaggle/input"
 CHECKPOINT = "checkpoint.npz"
@@ -28,22 +26,22 @@ CHECKPOINT = "checkpoint.npz"
 class Plan:
     """What to push, and how."""
 
-    preset: str = PRESET
+    preset: str
     settings: Sequence[str] = ()
     accelerator: str = ""
-    timeout: float = SESSION_HOURS
+    timeout: float = 9.0
     resume: bool = False
     notebook: bool = False
     no_run: bool = False
     force: bool = False
 
 
-def push_and_report(plan: Plan, wait: bool, json: bool) -> None:
-    """Push, wait if asked to, and print the run."""
+def push_and_report(plan: Plan, wait_hours: float | None, json: bool) -> None:
+    """Push, wait for so long if asked to, and print the run."""
     run = push(plan)
-    if wait:
+    if wait_hours is not None:
         kernels, config = watch.connect()
-        watch.report(run, watch.wait(kernels, run, config), json)
+        watch.report(run, watch.wait(kernels, run, config, wait_hours), json)
     elif json:
         console.print_json(run.push)
     else:

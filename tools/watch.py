@@ -16,8 +16,6 @@ from tools.kaggle_kernels import Kernels, State
 from tools.runs import Run
 from tools.settings import Settings
 
-WAIT_HOURS = 13.0  # Kaggle's longest session, and an hour in its queue
-
 
 def connect() -> tuple[Kernels, Settings]:
     """A signed-in connection to the kernels, with the project's settings."""
@@ -134,7 +132,7 @@ def wait(
     kernels: Kernels,
     run: Run,
     config: Settings,
-    hours: float = WAIT_HOURS,
+    hours: float,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> State:

@@ -141,10 +141,10 @@ class KaggleServer:
         self.page_size = 200  # the most that one page of a listing holds
         self.quota = {"timeUsed": "3600s", "timeReserved": "0s", "totalTimeAllowed": "108000s"}
         self._ended = threading.Event()
+        self._arrived = threading.Condition()
 
     def __enter__(self) -> KaggleServer:
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-        self._http.daemon_threads = True
+        self._http = _Server(("127.0.0.1", 0), _Handler)
         self._http.peer = self  # type: ignore[attr-defined]
         self.url = f"http://127.0.0.1:{self._http.server_port}"
         self.storage = Storage(self.url)
@@ -191,6 +191,16 @@ class KaggleServer:
     def called(self, name: str) -> list[dict]:
         """The bodies of all calls of a method, in order."""
         return [call.body for call in self.calls if call.name == name]
+
+    def note(self, call: Call) -> None:
+        with self._arrived:
+            self.calls.append(call)
+            self._arrived.notify_all()
+
+    def wait_for(self, name: str, count: int = 1) -> None:
+        """Return once a method was called so often."""
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: len(self.called(name)) >= count, 30)
 
     def take_fault(self, name: str) -> Any:
         queue = self.faults[name]
@@ -391,6 +401,13 @@ class KaggleServer:
         return Reply(302, headers={"Location": url})
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that hangs up is no error here."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -401,7 +418,7 @@ class _Handler(BaseHTTPRequestHandler):
         peer = self._begin()
         name = self.target.path.rsplit("/", 1)[-1]
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
-        peer.calls.append(Call(name, body, dict(self.headers)))
+        peer.note(Call(name, body, dict(self.headers)))
         fault = peer.take_fault(name)
         if isinstance(fault, Reply):
             return self._send(fault)
@@ -424,7 +441,7 @@ class _Handler(BaseHTTPRequestHandler):
         peer = self._begin()
         parts = self.target.path.strip("/").split("/")
         if parts[0] == "storage":
-            peer.calls.append(Call("download", {"path": self.target.path}, dict(self.headers)))
+            peer.note(Call("download", {"path": self.target.path}, dict(self.headers)))
             fault = peer.take_fault("download")
             if isinstance(fault, Reply):
                 return self._send(fault)
@@ -435,13 +452,13 @@ class _Handler(BaseHTTPRequestHandler):
         if parts[-4:-2] == ["logs", "stream"]:
             label = parse_qs(self.target.query).get("versionLabel", [""])[0]
             body = {"userName": parts[-2], "kernelSlug": parts[-1], "versionLabel": label}
-            peer.calls.append(Call("logs", body, dict(self.headers)))
+            peer.note(Call("logs", body, dict(self.headers)))
             return self._stream_log(body)
         self._send(Refusal(404, "Not Found").reply)
 
     def do_PUT(self) -> None:  # noqa: N802
         peer = self._begin()
-        peer.calls.append(Call("upload", {"path": self.target.path}, dict(self.headers)))
+        peer.note(Call("upload", {"path": self.target.path}, dict(self.headers)))
         fault = peer.take_fault("upload")
         left = int(self.headers.get("Content-Length", 0))
         if isinstance(fault, Reply):
