@@ -95,10 +95,8 @@ def test_metadata_of_somebody_else_is_a_mistake(tools, server, project):
 
 
 def test_a_refused_push_exits_3_and_writes_no_ledger_entry(tools, server, project, ledger):
-    server.save_extra = {
-        "error": "Maximum batch GPU session count of 2 reached.",
-        "versionNumber": 0,
-    }
+    error = "Maximum batch GPU session count of 2 reached."
+    server.save_extra = {"error": error, "versionNumber": 0}
     done = tools("push-kernel")
     assert done.code == 3
     assert f"Kaggle refused {KERNEL}: {error}" in done.err

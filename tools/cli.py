@@ -5,6 +5,7 @@ Each command imports what it runs when it runs, so that help is instant and need
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -27,6 +28,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on 
 
 def main() -> None:
     """Run the command line; a failure is one line on stderr and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         app()
     except ToolsError as failure:

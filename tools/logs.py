@@ -113,7 +113,7 @@ def follow(
         sleep(min(60.0, poll * 1.5**tries))
 
 
-def so_far(kernels: Kernels, kernel: str, version: int, quiet: float = 2.0) -> str:
+def so_far(kernels: Kernels, kernel: str, version: int, quiet: float) -> str:
     """What a running version has written: what comes until the stream is quiet for a while."""
     events, until = [], time.monotonic() + 10 * quiet
     with contextlib.suppress(NotFoundError, NoAccessError, NetworkError, *transfer.BROKEN):

@@ -40,11 +40,12 @@ def state_of(kernels: Kernels, run: Run) -> State:
 def show_status(reference: str | None, json: bool) -> None:
     """Print what a run is doing."""
     run = runs.find(reference)
-    kernels, _ = connect()
+    kernels, config = connect()
     state = state_of(kernels, run)
     progress = None
     if state.status == "RUNNING":
-        progress = logs.progress(logs.so_far(kernels, run.kernel, run.version))
+        quiet = min(2.0, config.timeout)
+        progress = logs.progress(logs.so_far(kernels, run.kernel, run.version, quiet))
     if json:
         console.print_json(
             {
