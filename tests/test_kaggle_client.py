@@ -55,6 +55,20 @@ def test_a_token_is_introspected_at_the_endpoint_and_sent_as_bearer(server, conf
     assert server.called("IntrospectToken") == [{"token": server.token}]
 
 
+def test_an_expired_token_does_not_stand_in_the_way_of_a_key(server, config, monkeypatch):
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "KGAT_expired")
+    Kernels(Kaggle(config)).quota()
+    assert server.calls[-1].headers["Authorization"].startswith("Basic ")
+
+
+def test_a_token_that_is_not_accepted_is_told(config, monkeypatch):
+    monkeypatch.delenv("KAGGLE_KEY")
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "KGAT_expired")
+    with pytest.raises(SignInError, match="did not accept the access token") as failure:
+        Kaggle(config)
+    assert "KGAT_expired" not in str(failure.value)
+
+
 def test_no_credentials_are_a_sign_in_error(config, monkeypatch, capfd):
     monkeypatch.delenv("KAGGLE_USERNAME")
     monkeypatch.delenv("KAGGLE_KEY")
@@ -148,6 +162,13 @@ def test_a_retry_after_beyond_the_patience_ends_at_once(kaggle, server, waits):
     assert waits == []
 
 
+def test_longer_pauses_are_told(kaggle, server, capsys):
+    server.faults["GetAcceleratorQuotaStatistics"] = [Reply(429, {}, {"Retry-After": "17"})]
+    Kernels(kaggle).quota()
+    told = "Kaggle, asking for the GPU quota: Kaggle answered 429; trying again in 17 s\n"
+    assert capsys.readouterr().err == told
+
+
 def test_retries_are_bounded_in_time(kaggle, server, waits):
     server.faults["GetAcceleratorQuotaStatistics"] = [Drop()] * 50
     with pytest.raises(NetworkError, match="could not be reached while asking for the GPU quota"):
@@ -218,8 +239,10 @@ def test_a_broken_upload_goes_on_where_it_stopped(kaggle, server, tmp_path, faul
     file = tmp_path / "submission.csv"
     file.write_bytes(bytes(range(256)) * 1024)
     server.faults["upload"] = [fault]
-    token = Competitions(kaggle).upload_submission("photo-reconstruction", file)
+    sent = []
+    token = Competitions(kaggle).upload_submission("photo-reconstruction", file, sent.append)
     assert bytes(server.storage.uploads[token].received) == file.read_bytes()
+    assert sum(sent) == 256 * 1024
     if isinstance(fault, Cut):
         assert server.calls[-1].headers["Content-Range"] == "bytes 100000-262143/262144"
 

@@ -230,6 +230,8 @@ def test_a_push_that_did_not_arrive_exits_6_and_is_not_repeated(tools, server, p
         (Reply(200, b"<html>"), 6, "no JSON"),
         (Reply(200, {"versionNumber": 0}), 3, "gave no version number"),
         (Reply(200, [1]), 3, "gave no version number"),
+        (Reply(200, {"versionNumber": "../../x"}), 3, "gave no version number"),
+        (Reply(200, {"versionNumber": -1}), 3, "gave no version number"),
         (Reply(200, {"code": "x", "message": 1}), 3, "makes no sense"),
     ],
     ids=str,

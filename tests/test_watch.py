@@ -1,4 +1,7 @@
+import contextlib
 import json
+import os
+import pty
 import signal
 import subprocess
 
@@ -144,6 +147,26 @@ def test_a_network_that_stays_away_exits_6(tools, version, server, monkeypatch):
     done = tools("wait")
     assert done.code == 6
     assert "Kaggle could not be reached while asking for the status" in done.err
+
+
+def test_a_terminal_shows_a_bar_moved_by_the_kernels_lines(version, server, python, monkeypatch):
+    monkeypatch.setenv("TOOLS_POLL_SECONDS", "0.05")
+    monkeypatch.setenv("TERM", "xterm")
+    version.states = ["RUNNING"]
+    server.faults["logs"] = [Hang(1)] * 50
+    terminal, theirs = pty.openpty()
+    command = [python, "-m", "tools", "wait"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=True)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # the terminal's end
+        while chunk := os.read(terminal, 4096):
+            shown += chunk
+            if b"5/10" in shown and b"gen 1.0" in shown:
+                version.states = ["COMPLETE"]
+    os.close(terminal)
+    assert process.communicate(timeout=20)[0] == f"{KERNEL} v2 COMPLETE\n"
+    assert f"{KERNEL} v2 RUNNING" in shown.decode()
 
 
 def test_ctrl_c_leaves_the_run_alone_and_says_how_to_come_back(version, server, python):

@@ -216,7 +216,7 @@ def runs(json: Json = False) -> None:
 
     Example: tools runs
     """
-    from tools.report import show_runs
+    from tools.history import show_runs
 
     show_runs(json)
 

@@ -19,6 +19,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 stdout = Console(soft_wrap=True, highlight=False)
 stderr = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -48,11 +49,11 @@ def print_json_line(data: Any) -> None:
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
     """Print a table on stdout; every column but the first is aligned right."""
-    table = Table(title=title or None, title_justify="left", title_style="bold")
+    table = Table(title=Text(title) if title else None, title_justify="left", title_style="bold")
     for index, header in enumerate(headers):
         table.add_column(header, justify="right" if index else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # names from outside are no markup
     stdout.print(table, soft_wrap=False)
 
 
@@ -60,11 +61,11 @@ def progress_bar() -> Progress:
     """A bar for counted steps on stderr; silent where stderr is no terminal."""
     return Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[detail]}"),
+        TextColumn("{task.fields[detail]}", markup=False),
         console=stderr,
         disable=not stderr.is_terminal,
     )

@@ -57,6 +57,10 @@ class Kaggle:
             with contextlib.redirect_stdout(said):
                 self.call("signing in", lambda client: self._api.authenticate())
         except SystemExit:
+            from kagglesdk import get_access_token_from_env
+
+            if get_access_token_from_env()[0]:
+                raise SignInError("Kaggle did not accept the access token.", SIGN_IN) from None
             raise SignInError("There are no Kaggle credentials.", SIGN_IN) from None
         self.user = str(self._api.config_values.get("username", ""))
         if not re.fullmatch(r"[A-Za-z0-9_-]+", self.user):
@@ -109,11 +113,16 @@ class Kaggle:
                     raise self._refusal(doing, code, words) from failure
                 problem = f"Kaggle answered {code}"
                 sent = code != 429
+            except (json.JSONDecodeError, requests.JSONDecodeError):
+                problem = "the answer was no JSON; a proxy or a sign-in page may stand between"
+            except requests.exceptions.SSLError as failure:
+                raise NetworkError(
+                    f"Kaggle's certificate was not accepted while {doing}.",
+                    "Is this machine's clock right, and is there a proxy between?",
+                ) from failure
             except transfer.BROKEN as failure:
                 problem = transfer.reason(failure)
                 sent = not _never_sent(failure)
-            except (json.JSONDecodeError, requests.JSONDecodeError):
-                problem = "the answer was no JSON; a proxy or a sign-in page may stand between"
             except (AttributeError, KeyError, TypeError, ValueError) as failure:
                 raise RefusedError(
                     f"Kaggle's answer makes no sense while {doing} ({type(failure).__name__}).",
@@ -125,7 +134,7 @@ class Kaggle:
                     "It is not known whether Kaggle took it; look before trying again.",
                 )
             wait = transfer.retry_after(response)
-            if not patience.pause(wait):
+            if not patience.pause(f"Kaggle, {doing}: {problem}", wait):
                 asked = f" and asks for {wait:.0f} s of patience" if wait else ""
                 raise NetworkError(
                     f"Kaggle could not be reached while {doing}: {problem}{asked}.",
@@ -226,7 +235,7 @@ def _never_sent(failure: Exception) -> bool:
     import requests
 
     words = repr(failure)
-    return isinstance(failure, requests.ConnectTimeout | requests.exceptions.SSLError) or (
+    return isinstance(failure, requests.ConnectTimeout) or (
         "NewConnectionError" in words or "NameResolutionError" in words
     )
 

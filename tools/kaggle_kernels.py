@@ -91,9 +91,11 @@ class Kernels:
         kinds = ("dataset", "competition", "kernel", "model")
         invalid = {kind: getattr(answer, f"invalid_{kind}_sources") or [] for kind in kinds}
         invalid["keyword"] = answer.invalid_tags or []
+        page = f"https://www.kaggle.com/code/{fields['slug']}"
+        url, version = plain(answer.url), answer.version_number
         return Pushed(
-            url=plain(answer.url),
-            version=answer.version_number or 0,
+            url=url if url.startswith("https://www.kaggle.com/") else page,
+            version=version if type(version) is int and version > 0 else 0,
             kernel_id=answer.kernel_id or 0,
             error=plain(answer.error),
             invalid={
@@ -113,7 +115,9 @@ class Kernels:
         except (NotFoundError, NoAccessError):
             return None
         number = answer.metadata.current_version_number if answer.metadata else 0
-        return number or 0, (answer.blob.source if answer.blob else "") or ""
+        return number if type(number) is int else 0, (
+            answer.blob.source if answer.blob else ""
+        ) or ""
 
     def state(self, kernel: str, version: int) -> State:
         """What a version is doing.
@@ -141,7 +145,7 @@ class Kernels:
             **_pinned(kernel, version),
         ):
             for file in answer.files or []:
-                yield OutputFile(file.file_name, file.url)
+                yield OutputFile(str(file.file_name), str(file.url))
 
     def log(self, kernel: str, version: int) -> str:
         """The stored log of a version, as Kaggle keeps it."""
@@ -187,7 +191,7 @@ class Kernels:
             lambda client: client.kernels.kernels_api_client.list_kernel_files,
             **_pinned(kernel, version),
         ):
-            sizes |= {file.name: file.size for file in answer.files or [] if file.size}
+            sizes |= {f.name: f.size for f in answer.files or [] if type(f.size) is int}
         return sizes
 
     def quota(self) -> Quota:

@@ -16,6 +16,7 @@ from tools.kaggle_client import Kaggle, NoAccessError, NotFoundError, UncertainE
 from tools.kaggle_kernels import Kernels, Pushed
 from tools.metadata import Metadata
 from tools.runs import Run
+from tools.settings import Settings
 
 MARGIN_HOURS = 0.25  # for the last evaluation and for saving
 INPUT = "/kaggle/input"
@@ -64,14 +65,7 @@ def push(plan: Plan) -> Run:
         meta = dataclasses.replace(meta, machine_shape=metadata.accelerator(plan.accelerator))
     if not 0.1 <= plan.timeout <= 12:
         raise UserError(f"--timeout {plan.timeout:g} should be 0.1 to 12 hours.")
-    overrides = {
-        "preset": plan.preset,
-        "channel_order": config.channel_order,
-        "value_scale": config.value_scale,
-        "require_gpu": meta.machine_shape != metadata.CPU,
-        **({"resume_from": INPUT} if plan.resume else {}),
-        **render.parse_settings(plan.settings),
-    }
+    overrides = _overrides(plan, config, meta)
     source = meta.code_file.read_text(encoding="utf-8")
     render.render(source, overrides)  # what is wrong here is told before Kaggle is asked
 
@@ -82,8 +76,7 @@ def push(plan: Plan) -> Run:
             f"kernel-metadata.json is {meta.owner}'s, but you are {kaggle.user}.",
             "Leave the owner out of id.",
         )
-    slug = f"{meta.slug}-notebook" if plan.notebook else meta.slug
-    kernel = f"{kaggle.user}/{slug}"
+    kernel = f"{kaggle.user}/{meta.slug}" + ("-notebook" if plan.notebook else "")
     previous, state = _newest(kernels, kernel)
     if state and not plan.force:
         raise UserError(
@@ -93,25 +86,24 @@ def push(plan: Plan) -> Run:
         )
     if plan.resume:
         _check_resumable(kernels, kernel, previous, state)
-        meta.sources["kernel_sources"].append(kernel)
-    if config.competition and config.competition not in meta.sources["competition_sources"]:
-        meta.sources["competition_sources"].append(config.competition)
     hours = plan.timeout
     if meta.machine_shape != metadata.CPU and not plan.no_run:
         hours = _within_quota(kernels, hours, plan.force)
     overrides.setdefault("time_budget", round(hours - min(MARGIN_HOURS, hours / 4), 2))
-    if not isinstance(overrides["time_budget"], int | float) or not (
-        0 < overrides["time_budget"] < plan.timeout
-    ):
-        raise UserError(
-            f"time_budget = {overrides['time_budget']} should be hours, fewer than the "
-            f"{plan.timeout:g} of --timeout."
-        )
+    _check_budget(overrides["time_budget"], plan.timeout)
     rendered = render.render(source, overrides)
     effective = render.effective_config(rendered, folder)
     text = render.notebook(rendered) if plan.notebook else rendered
 
-    pushed = _send(kernels, kernel, text, _request(kernel, meta, plan, text), previous)
+    sources = {
+        **meta.sources,
+        "kernel_sources": meta.sources["kernel_sources"] + [kernel] * plan.resume,
+        "competition_sources": sorted(
+            {*meta.sources["competition_sources"], *filter(None, [config.competition])}
+        ),
+    }
+    request = _request(kernel, meta, plan, sources, text)
+    pushed = _send(kernels, kernel, text, request, previous)
     console.note(f"Pushed {kernel} v{pushed.version}: {pushed.url}")
     run = runs.record_push(
         kernel,
@@ -131,7 +123,29 @@ def push(plan: Plan) -> Run:
     return run
 
 
-def _request(kernel: str, meta: Metadata, plan: Plan, text: str) -> dict[str, Any]:
+def _overrides(plan: Plan, config: Settings, meta: Metadata) -> dict[str, Any]:
+    """The settings to render; what the user sets stands above what follows from the plan."""
+    return {
+        "preset": plan.preset,
+        "channel_order": config.channel_order,
+        "value_scale": config.value_scale,
+        "require_gpu": meta.machine_shape != metadata.CPU,
+        **({"resume_from": INPUT} if plan.resume else {}),
+        **render.parse_settings(plan.settings),
+    }
+
+
+def _check_budget(budget: Any, timeout: float) -> None:
+    if type(budget) not in (int, float) or not 0 < budget < timeout:
+        raise UserError(
+            f"time_budget = {budget!r} should be hours, fewer than the {timeout:g} of --timeout."
+        )
+
+
+def _request(
+    kernel: str, meta: Metadata, plan: Plan, sources: dict[str, list[str]], text: str
+) -> dict[str, Any]:
+    """The fields of the request; those that are empty are left to Kaggle."""
     gpu = meta.machine_shape != metadata.CPU
     optional = {
         "machine_shape": meta.machine_shape if gpu else "",
@@ -151,9 +165,7 @@ def _request(kernel: str, meta: Metadata, plan: Plan, text: str) -> dict[str, An
         "enable_internet": meta.enable_internet,
         "session_timeout_seconds": round(plan.timeout * 3600),
         "category_ids": meta.keywords,
-        **{
-            name.replace("_sources", "_data_sources"): found for name, found in meta.sources.items()
-        },
+        **{name.replace("_sources", "_data_sources"): found for name, found in sources.items()},
         **{name: value for name, value in optional.items() if value},
     }
 
@@ -222,7 +234,7 @@ def _send(
         return pushed
     number, source = kernels.newest(kernel) or (0, "")
     if number > previous and source.split() == text.split():
-        url = pushed.url or f"https://www.kaggle.com/code/{kernel}"
+        url = f"https://www.kaggle.com/code/{kernel}"
         return dataclasses.replace(pushed, version=number, url=url)
     raise uncertain or RefusedError(
         f"Kaggle gave no version number for {kernel}.",

@@ -34,7 +34,7 @@ class Settings:
     """How a submission's values are scaled: unit (pixel / 255) or minmax (per channel)."""
     timeout: float = 60.0
     """Seconds without a byte after which a request counts as lost."""
-    retry_seconds: float = 300.0
+    retry_seconds: float = 120.0
     """Seconds for which a request that fails is tried again."""
     poll_seconds: float = 5.0
     """Seconds between the first two questions for a status; the pause grows to a minute."""

@@ -23,14 +23,14 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError as Urllib3Error
 
+from tools import console
 from tools.errors import NetworkError, UserError, VerificationError
 from tools.settings import Settings, on_this_machine
 
 CHUNK = 1 << 16  # what of it had not come when a connection breaks off is fetched again
 PASSING = frozenset({408, 429, 500, 502, 503, 504})
 EXPIRED = frozenset({400, 401, 403, 404, 410})
-BROKEN = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
-BROKEN += (requests.exceptions.ContentDecodingError, Urllib3Error)  # type: ignore[assignment]
+BROKEN = (requests.RequestException, Urllib3Error)
 
 Advance = Callable[[int], None]
 
@@ -59,13 +59,15 @@ class Patience:
         """Another one with the same limits, for another request."""
         return Patience(self._seconds, self._sleep, self._clock)
 
-    def pause(self, retry_after: float | None = None) -> bool:
-        """Wait before the next try; False, at once, if that would take too long."""
+    def pause(self, why: str, retry_after: float | None = None) -> bool:
+        """Wait before the next try, and say so; False, at once, if it would take too long."""
         delay = min(60.0, 0.5 * 2.0**self._tries) * random.uniform(0.5, 1.5)
         delay = delay if retry_after is None else retry_after
         self._tries += 1
         if self._tries > 100 or self._clock() + delay > self._until:
             return False
+        if delay >= 1:
+            console.note(f"{why}; trying again in {delay:.0f} s")
         self._sleep(delay)
         return True
 
@@ -185,7 +187,7 @@ def download(
                 problem = reason(failure)
             except OSError as failure:
                 raise UserError(f"{target} cannot be written: {failure.strerror}.") from failure
-            if not patience.pause(wait):
+            if not patience.pause(f"{label}: {problem}", wait):
                 raise NetworkError(
                     f"{label} did not arrive: {problem}.",
                     "What did is kept; the same command goes on from there.",
@@ -287,13 +289,19 @@ def upload(
     """
     check_address(url, settings)
     patience = (patience or Patience(settings.retry_seconds)).fresh()
-    size, done = source.stat().st_size, 0
+    size, done, told = source.stat().st_size, 0, 0
+
+    def count(sent: int) -> None:
+        nonlocal told
+        told += sent
+        advance(sent)
+
     with storage_session(settings) as session:
         while True:
             wait = None
             try:
                 headers = {"Content-Range": f"bytes {done}-{size - 1}/{size}"} if done else {}
-                response = session.put(url, data=_Body(source, done, advance), headers=headers)
+                response = session.put(url, data=_Body(source, done, count), headers=headers)
                 code, wait = response.status_code, retry_after(response)
                 problem = f"the storage answered {code}"
                 if code in (200, 201):
@@ -302,7 +310,7 @@ def upload(
                     raise NetworkError(f"{source.name} was not uploaded: {problem}.")
             except BROKEN as failure:
                 problem = reason(failure)
-            if not patience.pause(wait):
+            if not patience.pause(f"{source.name}: {problem}", wait):
                 raise NetworkError(
                     f"{source.name} was not uploaded: {problem}.", "Try again later."
                 )
@@ -315,6 +323,7 @@ def upload(
                 done = int(kept[1]) + 1 if ask.status_code == 308 and kept else 0
             if done > before:
                 patience.renew()
+            count(done - told)  # what was sent in vain does not count
 
 
 class _Body:

@@ -41,3 +41,11 @@ def test_partial_outputs_are_told_apart(tools, project):
     assert tools("runs", "--json").json[0]["outputs"] == "2 of a failed run"
     runs.record_outputs(run, complete=False, status="COMPLETE", files=[{}])
     assert tools("runs", "--json").json[0]["outputs"] == "1, not all"
+
+
+def test_what_a_run_wrote_is_shown_as_text_even_if_it_is_strange(tools, project):
+    run = runs.record_push(KERNEL, 1, config={"preset": "[/] [red]x"})
+    runs.record_outputs(run, complete=False, files=[], metrics=["no", "mapping"])
+    done = tools("runs")
+    assert done.code == 0
+    assert "preset=[/] [red]x" in done.out

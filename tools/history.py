@@ -43,8 +43,7 @@ def _before(run: Run, found: list[Run]) -> Run | None:
 
 
 def _row(run: Run, before: Run | None) -> dict[str, Any]:
-    metrics = run.outputs.get("metrics") or {}
-    predictor = _config(run).get("predictor", "model")
+    predictor = str(_config(run).get("predictor", "model"))
     scores = [one["score"] for one in run.submissions if isinstance(one.get("score"), int | float)]
     return {
         "run": f"{run.slug}/v{run.version}",
@@ -54,8 +53,8 @@ def _row(run: Run, before: Run | None) -> dict[str, Any]:
         "pushed_at": run.push.get("pushed_at"),
         "status": run.status.get("status", "pushed"),
         "config": _differences(run, before),
-        "hole_rmse": (metrics.get("hole_rmse") or {}).get(predictor),
-        "ratio_to_harmonic": (metrics.get("ratio_to_harmonic") or {}).get(predictor),
+        "hole_rmse": _number(run.outputs, "metrics", "hole_rmse", predictor),
+        "ratio_to_harmonic": _number(run.outputs, "metrics", "ratio_to_harmonic", predictor),
         "leaderboard": min(scores, default=None),
         "outputs": _outputs(run),
         "folder": str(run.folder),
@@ -83,6 +82,13 @@ def _outputs(run: Run) -> str:
         return f"{count} verified"
     partial = run.outputs.get("status") != "COMPLETE"
     return f"{count} of a failed run" if partial else f"{count}, not all"
+
+
+def _number(found: Any, *names: str) -> float | None:
+    """A number deep in a record that a run wrote; None if it is not there."""
+    for name in names:
+        found = found.get(name) if isinstance(found, dict) else None
+    return found if isinstance(found, int | float) else None
 
 
 def _figure(value: Any, digits: int) -> str:
