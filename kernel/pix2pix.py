@@ -14,7 +14,6 @@ folder and writes a run folder: the trained networks, logs, pictures, the submis
 from __future__ import annotations
 
 import argparse
-import contextlib
 import csv
 import dataclasses
 import difflib
@@ -103,7 +102,11 @@ class Config:
     limit: int = setting(0, "Images a class to use; 0 means all.", low=0)
     validation_per_class: int = setting(50, "Images a class to hold out, a fifth at most.", low=1)
     max_bad_fraction: float = setting(
-        0.01, "Share of unusable training images past which the run stops.", low=0, high=1
+        0.01,
+        "Share of unusable training images past which the run stops.",
+        low=0,
+        high=1,
+        session=True,
     )
     augmentation: str = setting(
         "five",
@@ -375,7 +378,7 @@ def read_boxes(path: Path) -> dict[str, tuple[int, int, int, int]]:
                 f"{path}, row {number}: {','.join(row)!r} is not an index, a file name and four "
                 "whole numbers: restore the original file."
             ) from None
-        if not name or os.path.basename(name) != name or "\\" in name or not name.isprintable():
+        if not re.fullmatch(r"[\w .()+-]+", name) or name.startswith("."):
             raise UserError(f"{path}, row {number}: {name!r} is no plain file name: correct it.")
         if name in boxes:
             raise UserError(f"{path}, row {number}: {name} stands there twice: remove one.")
@@ -641,11 +644,10 @@ def crop_holes(images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
 def paste_holes(images: tf.Tensor, boxes: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     """Replace the holes of ``images`` by ``values`` [n, 2, 75, 75, c]; box 2 wins an overlap."""
     pixels = hole_pixels(boxes)
+    image = tf.range(tf.shape(boxes)[0])[:, None, None, None, None]
+    where = tf.concat([tf.broadcast_to(image, tf.shape(pixels[..., :1])), pixels], -1)
     for box in (0, 1):
-        where = pixels[:, box]
-        index = tf.broadcast_to(tf.range(tf.shape(where)[0])[:, None, None, None], where.shape)
-        where = tf.concat([index[..., :1], where], -1)
-        images = tf.tensor_scatter_nd_update(images, where, values[:, box])
+        images = tf.tensor_scatter_nd_update(images, where[:, box], values[:, box])
     return images
 
 
@@ -1005,10 +1007,26 @@ PREDICTION_BATCH = 16
 
 
 def fill_with_model(model: Pix2Pix, images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
-    """Fill the holes with the generator, one picture at a time where batch statistics are used."""
+    """Fill the holes with the generator.
+
+    In training mode, as the report predicts, a picture's statistics are its own and dropout is on:
+    pictures go one by one, dropout starts from its seeds for each, and the model's moving averages
+    are put back, so that a prediction depends on nothing but the picture.
+    """
     seen = network_input(model.config, images, boxes)
-    size = 1 if model.config.predict_in_training_mode else len(images)
-    outputs = [model.forward(seen[i : i + size]) for i in range(0, len(images), size)]
+    if not model.config.predict_in_training_mode:
+        return unscale_pixels(model.config, model.forward(seen))
+    dropouts = [x for x in model.generator.layers if isinstance(x, keras.layers.Dropout)]
+    state = [(v, v.numpy()) for v in model.generator.non_trainable_variables]
+    outputs = []
+    try:
+        for picture in tf.split(seen, len(images)):
+            for layer in dropouts:
+                layer.seed_generator.state.assign([layer.seed, 0])
+            outputs.append(model.forward(picture))
+    finally:
+        for variable, value in state:
+            variable.assign(value)
     return unscale_pixels(model.config, tf.concat(outputs, 0))
 
 
@@ -1037,28 +1055,6 @@ def predict(
         images = tf.constant(pictures.masked[part], tf.float32) / 255
         mask = hole_mask(boxes)
         yield part, (images * (1 - mask) + fill(images, boxes) * mask).numpy()
-
-
-@dataclass
-class restored_afterwards:  # noqa: N801 - reads as a statement
-    """Give variables back their values, and dropout fixed seeds meanwhile.
-
-    Prediction in training mode is then repeatable, and leaves nothing behind in the model.
-    """
-
-    model: Pix2Pix
-
-    def __enter__(self) -> None:
-        trainable = {id(v) for v in self.model.generator.trainable_variables}
-        self.variables = [v for v in self.model.generator.variables if id(v) not in trainable]
-        self.values = [v.numpy() for v in self.variables]
-        for layer in self.model.generator.layers:
-            if isinstance(layer, keras.layers.Dropout):
-                layer.seed_generator.state.assign([layer.seed, 0])
-
-    def __exit__(self, *_: object) -> None:
-        for variable, value in zip(self.variables, self.values, strict=True):
-            variable.assign(value)
 
 
 def filler(predictor: str, model: Pix2Pix | None) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
@@ -1090,20 +1086,20 @@ def hole_rmse(
 # %% Submission
 
 
-def digits(numbers: np.ndarray, places: int) -> np.ndarray:
-    """Decimal digits of whole numbers as ASCII bytes, [..., places], leading zeros kept."""
-    powers = 10 ** np.arange(places - 1, -1, -1, dtype=np.int32)
-    return (numbers[..., None] // powers % 10 + ord("0")).astype(np.uint8)
+@functools.cache
+def value_text() -> np.ndarray:
+    """Spell every value from 0.000000 to 1.000000, in millionths: S8 [1000001]."""
+    millionths = np.arange(1_000_001)
+    text = np.full((len(millionths), 8), ord("."), np.uint8)
+    for place, column in enumerate((7, 6, 5, 4, 3, 2, 0)):
+        text[:, column] = ord("0") + millionths // 10**place % 10
+    return text.view("S8")[:, 0]
 
 
 @functools.cache
-def coordinate_text() -> np.ndarray:
-    """Spell 0 to 255 as three bytes, NUL where a digit is not written: uint8 [256, 3]."""
-    numbers = np.arange(SIDE)
-    text = digits(numbers, 3)
-    text[numbers < 100, 0] = 0
-    text[numbers < 10, 1] = 0
-    return text
+def column_text() -> np.ndarray:
+    """Spell the end of an id, ``column_channel,``: S6 [256, 3]."""
+    return np.array([[f"{x}_{c}," for c in range(3)] for x in range(SIDE)], "S6")
 
 
 def submission_rows(name: str, boxes: np.ndarray, values: np.ndarray) -> bytes:
@@ -1116,24 +1112,19 @@ def submission_rows(name: str, boxes: np.ndarray, values: np.ndarray) -> bytes:
         boxes: int [2, 2], top and left of each hole.
         values: [2, 75, 75, 3] in [0, 1], channels in the submission's order.
     """
-    head = np.frombuffer(f"{name}_box".encode(), np.uint8)
-    start = len(head)
-    # name_boxN_RRR_CCC_K,D.DDDDDD\n
-    lines = np.zeros((2, HOLE, HOLE, 3, start + 21), np.uint8)
-    lines[..., :start] = head
-    lines[..., start] = np.frombuffer(b"12", np.uint8)[:, None, None, None]
-    along = boxes[..., None] + np.arange(HOLE)  # [2, axis, 75]
-    lines[..., start + 2 : start + 5] = coordinate_text()[along[:, 0]][:, :, None, None]
-    lines[..., start + 6 : start + 9] = coordinate_text()[along[:, 1]][:, None, :, None]
-    lines[..., start + 10] = np.frombuffer(b"012", np.uint8)
-    lines[..., [start + 1, start + 5, start + 9]] = ord("_")
-    lines[..., start + 11] = ord(",")
-    millionths = np.rint(values * 1e6).astype(np.int32)
-    lines[..., start + 12 : start + 19] = digits(millionths, 7)
-    lines[..., start + 14 : start + 20] = lines[..., start + 13 : start + 19]
-    lines[..., start + 13] = ord(".")
-    lines[..., start + 20] = ord("\n")
-    return lines[lines != 0].tobytes()
+    heads = np.array(
+        [
+            [f"{name}_box{number}_{y}_".encode() for y in range(top, top + HOLE)]
+            for number, top in enumerate(boxes[:, 0], start=1)
+        ]
+    )
+    line = [("head", heads.dtype), ("column", "S6"), ("value", "S8"), ("end", "S1")]
+    lines = np.empty(values.shape, line)
+    lines["head"] = heads[:, :, None, None]
+    lines["column"] = column_text()[boxes[:, 1, None] + np.arange(HOLE)][:, None]
+    lines["value"] = value_text()[np.rint(values * 1e6).astype(np.int32)]
+    lines["end"] = b"\n"
+    return lines.tobytes().translate(None, b"\0")
 
 
 def submission_values(config: Config, picture: np.ndarray, boxes: np.ndarray) -> np.ndarray:
@@ -1390,7 +1381,7 @@ def train(config: Config, dataset: Dataset, out: Path, stop: Stop) -> tuple[Pix2
     checkpoint = out / "checkpoint.npz"
     if checkpoint.exists():
         record = read_record(checkpoint)
-        restore(checkpoint, model.state())
+        restore(checkpoint, model.variables())
         progress = Progress(record["step"], record["seconds"], record["best_rmse"])
         say(f"resumed at step {progress.step} after {clock(progress.seconds)} of training")
     if dataset.training is None or dataset.validation is None:
@@ -1416,8 +1407,7 @@ def train(config: Config, dataset: Dataset, out: Path, stop: Stop) -> tuple[Pix2
         )
 
     def validate() -> None:
-        with restored_afterwards(model):
-            rmse, filled = hole_rmse(filler("model", model), validation)
+        rmse, filled = hole_rmse(filler("model", model), validation)
         ratio = rmse / harmonic
         logs.record(progress.step, {"validation_rmse": rmse, "validation_ratio": ratio})
         say(f"validation at step {progress.step}: rmse {rmse:.4f} | ratio {ratio:.3f}")
@@ -1598,19 +1588,18 @@ def run(config: Config) -> None:
 
     rmse: dict[str, float] = {}
     rows: list[list[np.ndarray]] = []
-    with restored_afterwards(model) if model else contextlib.nullcontext():
-        if dataset.validation:
-            for name in [*BASELINES, *(["model"] if model else [])]:
-                rmse[name], filled = hole_rmse(filler(name, model), dataset.validation)
-                if name == config.predictor:
-                    rows = sample_rows(dataset.validation, filled, 6)
-        say("predicting the test pictures")
-        composites = predict(filler(config.predictor, model), dataset.test)
-        first = next(composites)
-        rows += sample_rows(dataset.test, first[1], 2)
-        count = write_submission(
-            config, out / "submission.csv.gz", dataset.test, itertools.chain([first], composites)
-        )
+    if dataset.validation:
+        for name in [*BASELINES, *(["model"] if model else [])]:
+            rmse[name], filled = hole_rmse(filler(name, model), dataset.validation)
+            if name == config.predictor:
+                rows = sample_rows(dataset.validation, filled, 6)
+    say("predicting the test pictures")
+    composites = predict(filler(config.predictor, model), dataset.test)
+    first = next(composites)
+    rows += sample_rows(dataset.test, first[1], 2)
+    count = write_submission(
+        config, out / "submission.csv.gz", dataset.test, itertools.chain([first], composites)
+    )
     draw_predictions(out / "predictions.png", rows)
     if model:
         save_networks(model, out)

@@ -22,16 +22,14 @@ def tools(python):
 
 
 @pytest.fixture
-def worker(server, tmp_path, python):
-    """Run what is pushed, as Kaggle would: on a dataset of its own, in a folder of its own."""
-    data, out = tmp_path / "input", tmp_path / "working"
-    made = [python, "-m", "tools", "make-dataset", "--sample", str(data)]
-    subprocess.run(made, check=True, capture_output=True, cwd=PROJECT)
+def worker(server, sample, tmp_path, python):
+    """Run what is pushed, as Kaggle would: beside a dataset, and in a folder of its own."""
+    out = tmp_path / "working"
 
     def run(version):
         script = tmp_path / "script.py"
         script.write_text(version.pushed["text"])
-        command = [python, str(script), "--data", str(data), "--out", str(out), "--no-require-gpu"]
+        command = [python, str(script), f"--data={sample}", f"--out={out}", "--no-require-gpu"]
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
         version.say(*done.stdout.splitlines())
         version.say(*done.stderr.splitlines(), stream="stderr")

@@ -42,7 +42,7 @@ def from_folder(photos: Path) -> dict[str, list[tuple[str, Source]]]:
     Raises:
         UserError: where there is no such subfolder.
     """
-    classes = {}
+    classes: dict[str, list[tuple[str, Source]]] = {}
     for folder in sorted(p for p in photos.glob("*") if p.is_dir() and p.name[0] != "."):
         files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
         classes[folder.name] = [(str(p), partial(central_square, p)) for p in files]
@@ -87,7 +87,10 @@ def central_square(path: Path) -> Image.Image:
     """Read a photo upright and cut out its central square, at 256x256, RGB."""
     with Image.open(path) as image:
         upright = ImageOps.exif_transpose(image).convert("RGB")
-        return ImageOps.fit(upright, (SIDE, SIDE), Image.Resampling.LANCZOS)
+    side = min(upright.size)
+    left, top = (upright.width - side) // 2, (upright.height - side) // 2
+    square = upright.crop((left, top, left + side, top + side))
+    return square.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
 def make_dataset(

@@ -1,0 +1,157 @@
+"""Every speed figure of the README: ``make bench`` prints one table and writes ``bench.json``.
+
+Two things that are compared run in turn in the same process; a ratio is the median of the ratios
+of the pairs.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT / "kernel"))
+
+import pix2pix  # noqa: E402
+
+Row = dict[str, Any]
+
+
+def seconds(task: Callable[[], object]) -> float:
+    """Time one call."""
+    began = time.perf_counter()
+    task()
+    return time.perf_counter() - began
+
+
+def in_turn(
+    ours: Callable[[], object], theirs: Callable[[], object], repeats: int
+) -> tuple[float, float, float]:
+    """Median seconds of both, and the median ratio theirs / ours of the pairs."""
+    pairs = [(seconds(ours), seconds(theirs)) for _ in range(repeats)]
+    ratio = statistics.median(b / a for a, b in pairs)
+    return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs), ratio
+
+
+def pictures(count: int) -> pix2pix.Pictures:
+    """Test pictures of noise with random holes."""
+    rng = np.random.default_rng(0)
+    boxes = rng.integers(0, pix2pix.LAST + 1, (count, 4))
+    photos = [
+        pix2pix.Photo(f"cat_{i}.jpg", "Cat", Path(), None, tuple(map(int, boxes[i])))
+        for i in range(count)
+    ]
+    masked = rng.integers(0, 256, (count, 256, 256, 3), np.uint8)
+    return pix2pix.Pictures.of(photos, masked, None)
+
+
+def submission() -> Iterator[Row]:
+    """Write the submission of 200 pictures, against a loop over pixels, both uncompressed."""
+    config, test = pix2pix.make_config({}), pictures(200)
+    composites = np.random.default_rng(1).random((200, 256, 256, 3)).astype(np.float32)
+
+    def vectorised() -> None:
+        with tempfile.TemporaryFile() as stream:
+            for photo, boxes, picture in zip(test.photos, test.boxes, composites, strict=True):
+                values = pix2pix.submission_values(config, picture, boxes)
+                stream.write(pix2pix.submission_rows(photo.name, boxes, values))
+
+    def by_pixel() -> None:
+        with tempfile.TemporaryFile("w") as stream:
+            for photo, boxes, picture in zip(test.photos, test.boxes, composites, strict=True):
+                for number, (top, left) in enumerate(boxes, start=1):
+                    for row in range(top, top + 75):
+                        for column in range(left, left + 75):
+                            for channel in range(3):
+                                value = picture[row, column, 2 - channel]
+                                name = f"{photo.name}_box{number}_{row}_{column}_{channel}"
+                                stream.write(f"{name},{value:.6f}\n")
+
+    ours, theirs, ratio = in_turn(vectorised, by_pixel, 3)
+    yield {
+        "what": "submission, 6,750,000 rows",
+        "ours": f"{ours:.2f} s",
+        "compared with": f"loop over pixels {theirs:.2f} s",
+        "ratio": ratio,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "submission.csv.gz"
+        took = seconds(
+            lambda: pix2pix.write_submission(config, path, test, [(slice(0, 200), composites)])
+        )
+        yield {
+            "what": "submission, gzipped",
+            "ours": f"{took:.2f} s, {path.stat().st_size / 1e6:.0f} MB",
+            "compared with": "",
+            "ratio": None,
+        }
+
+
+def harmonic() -> Iterator[Row]:
+    """Fill 64 pictures, against one sparse direct solve a picture."""
+    sys.path.insert(0, str(PROJECT / "tests"))
+    from test_kernel_holes import mask_of, solve_directly
+
+    test = pictures(64)
+    fill = pix2pix.BASELINES["harmonic"]
+    images = test.masked.astype(np.float32) / 255  # type: ignore[union-attr]
+    fill(images, test.boxes)
+    ours, theirs, ratio = in_turn(
+        lambda: fill(images, test.boxes),
+        lambda: [solve_directly(images[i], mask_of(test.boxes[i])) for i in range(8)],
+        3,
+    )
+    yield {
+        "what": "harmonic fill, a picture",
+        "ours": f"{ours / 64 * 1e3:.2f} ms",
+        "compared with": f"sparse direct solve {theirs / 8 * 1e3:.0f} ms",
+        "ratio": ratio * 8,
+    }
+
+
+def start_up() -> Iterator[Row]:
+    """Start both programs."""
+    command = [sys.executable, "-m", "tools", "--help"]
+    kernel = [sys.executable, str(PROJECT / "kernel" / "pix2pix.py"), "--print-config"]
+    for what, words in (("tools --help", command), ("kernel --print-config", kernel)):
+        took = statistics.median(
+            seconds(lambda words=words: subprocess.run(words, capture_output=True, cwd=PROJECT))
+            for _ in range(5)
+        )
+        yield {"what": what, "ours": f"{took:.2f} s", "compared with": "", "ratio": None}
+
+
+BENCHMARKS = {"submission": submission, "harmonic": harmonic, "start-up": start_up}
+
+
+def main() -> None:
+    """Run the benchmarks named on the command line, or all."""
+    rows: list[Row] = []
+    print(f"{'':32} {'ours':>18}   {'compared with':36} ratio", flush=True)
+    for name in sys.argv[1:] or BENCHMARKS:
+        for row in BENCHMARKS[name]():
+            rows.append(row)
+            ratio = "" if row["ratio"] is None else f"{row['ratio']:.1f}"
+            print(
+                f"{row['what']:32} {row['ours']:>18}   {row['compared with']:36} {ratio}",
+                flush=True,
+            )
+    about = {"machine": pix2pix.describe_machine(), "processor": platform.processor()}
+    path = PROJECT / "runs" / "bench.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(about | {"versions": pix2pix.versions(), "rows": rows}, indent=2))
+    print(f"written to {path.relative_to(PROJECT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""The dry run: the kernel as a program on a small subset."""
+
+import json
+import subprocess
+
+from conftest import PROJECT
+
+QUICK = ("--steps", "2", "--set", "width=2", "--set", "log_every=1")
+
+
+def dry_run(python, *arguments):
+    command = [python, "-m", "tools", "dry-run", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=PROJECT)
+
+
+def test_it_prints_one_table_of_scores_and_where_everything_is(python, sample, tmp_path):
+    done = dry_run(python, "--data", sample, "--out", tmp_path / "run", *QUICK)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split("│") for line in done.stdout.splitlines() if "│" in line]
+    scores = {cells[1].strip(): (float(cells[2]), float(cells[3])) for cells in lines}
+    assert list(scores) == ["zeros", "mean colour", "harmonic fill", "trained model"]
+    assert scores["harmonic fill"][1] == 1
+    result = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert scores["zeros"][0] == round(result["metrics"]["hole_rmse"]["zeros"], 4)
+    assert "135,000 rows" in done.stderr and "predictions.png" in done.stderr
+    assert "step 2/2" in (tmp_path / "run.log").read_text()
+
+
+def test_limit_and_json(python, sample, tmp_path):
+    out = tmp_path / "run"
+    done = dry_run(python, "--data", sample, "--out", out, "--limit", 3, "--json", *QUICK)
+    result = json.loads(done.stdout)
+    assert result["pictures"] == {"training": 8, "validation": 4, "test": 4}
+    assert result["out"] == str(out)
+
+
+def test_a_mistake_that_the_kernel_names_is_one_line_and_exit_code_1(python, sample, tmp_path):
+    done = dry_run(python, "--data", sample, "--out", tmp_path / "run", "--set", "holes=some")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and "holes" in done.stderr and "random" in done.stderr
+
+
+def test_a_setting_without_a_value_is_refused_before_anything_runs(python, sample, tmp_path):
+    done = dry_run(python, "--data", sample, "--out", tmp_path / "run", "--set", "width")
+    assert done.returncode == 1 and "name=value" in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,282 @@
+"""Finding, checking and decoding the dataset, and what each fault in it leads to."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def check(run_kernel, dataset, tmp_path):
+    """Run the untrained, tiny kernel on the dataset: everything is checked, nothing is trained."""
+
+    def run(*flags, data=dataset):
+        return run_kernel(
+            *("--data", data, "--out", tmp_path / "out", "--predictor", "harmonic"), *flags
+        )
+
+    return run
+
+
+def training_csv(dataset, label="Cat"):
+    return dataset / "Training_Data" / label / "Masked_Train" / "masked_info.csv"
+
+
+def edit(path, change):
+    path.write_text(change(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "",
+        "photo-reconstruction",
+        "photo-reconstruction/Dataset",
+        "competitions/photo-reconstruction/Dataset",
+        "datasets/owner/photo-reconstruction/Dataset",
+    ],
+)
+def test_the_dataset_is_found_at_every_depth_that_kaggle_has_used(
+    pix2pix, dataset, tmp_path, where
+):
+    root = tmp_path / "input"
+    place = root / where
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(dataset, place)
+    assert pix2pix.find_dataset(root, need_training=True) == place
+
+
+def test_the_dataset_is_found_from_inside_the_test_folder(pix2pix, dataset):
+    assert pix2pix.find_dataset(dataset / "Testing_Data", need_training=True) == dataset
+
+
+def test_without_class_folders_the_classes_are_read_from_the_names(pix2pix, dataset):
+    training = dataset / "Training_Data"
+    flat = {part: training / part for part in ("Masked_Train", "Unmasked_Train")}
+    rows = []
+    for part, folder in flat.items():
+        folder.mkdir()
+        for label in ("Cat", "Dog", "Elephant", "Tiger"):
+            for path in (training / label / part).glob("*.jpg"):
+                shutil.move(path, folder)
+            if part == "Masked_Train":
+                rows += training_csv(dataset, label).read_text().splitlines()[1:]
+    for label in ("Cat", "Dog", "Elephant", "Tiger"):
+        shutil.rmtree(training / label)
+    text = "\n".join([",filename,y1,x1,y2,x2", *rows]) + "\n"
+    (flat["Masked_Train"] / "masked_info.csv").write_text(text)
+    photos, faults = pix2pix.list_training(dataset)
+    assert len(photos) == 20 and not faults
+    assert {photo.label for photo in photos} == {"Cat", "Dog", "Elephant", "Tiger"}
+
+
+def test_no_dataset_says_what_is_there_instead(run_kernel, tmp_path):
+    (tmp_path / "root" / "holiday" / "beach").mkdir(parents=True)
+    code, _, error = run_kernel("--data", tmp_path / "root", "--out", tmp_path / "out")
+    assert code == 1
+    assert "holiday, holiday/beach" in error and "--data" in error
+
+
+def test_a_predictor_that_learns_nothing_needs_only_the_test_set(check, dataset, tmp_path):
+    shutil.rmtree(dataset / "Training_Data")
+    code, out, error = check()
+    assert (code, error) == (0, "")
+    assert (tmp_path / "out" / "submission.csv.gz").exists()
+
+
+def test_the_report_counts_classes_augmentation_and_held_out_pictures(check):
+    _, out, _ = check("--validation-per-class", "1")
+    assert "Cat 5, Dog 5, Elephant 5, Tiger 5" in out
+    assert "16 to train on, x 5 = 80 with augmentation; 4 held out" in out
+
+
+def test_the_split_is_by_class_and_by_seed(pix2pix, sample):
+    photos, _ = pix2pix.list_training(sample)
+    parts = {}
+    for seed in (0, 1):
+        config = pix2pix.make_config({"seed": seed, "validation_per_class": 1})
+        training, validation = pix2pix.split(photos, config)
+        again, _ = pix2pix.split(photos, config)
+        assert training == again
+        assert sorted(p.label for p in validation) == ["Cat", "Dog", "Elephant", "Tiger"]
+        assert not {p.clean for p in training} & {p.clean for p in validation}
+        parts[seed] = {p.name for p in validation}
+    assert parts[0] != parts[1]
+
+
+def test_limit_takes_that_many_images_of_each_class(pix2pix, sample):
+    photos, _ = pix2pix.list_training(sample)
+    training, validation = pix2pix.split(photos, pix2pix.make_config({"limit": 3}))
+    assert (len(training), len(validation)) == (8, 4)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P", "1"])
+def test_pictures_of_every_colour_mode_become_rgb(pix2pix, tmp_path, mode):
+    path = tmp_path / ("picture.jpg" if mode == "CMYK" else "picture.png")
+    Image.new("RGB", (256, 256), (255, 255, 255)).convert(mode).save(path)
+    pixels = pix2pix.decode(path)
+    assert pixels.shape == (256, 256, 3) and pixels.dtype == np.uint8
+    assert np.all(pixels == 255)
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def too_small(path):
+    Image.new("RGB", (255, 256)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (cut_off, "can't be decoded"),
+        (too_small, "is 255x256, not 256x256"),
+        (lambda p: p.write_text("no picture"), "can't be decoded"),
+        (lambda p: p.unlink(), "not there"),
+    ],
+)
+def test_a_faulty_test_picture_is_always_an_error(check, dataset, damage, reason):
+    picture = sorted((dataset / "Testing_Data").glob("*.jpg"))[0]
+    damage(picture)
+    code, _, error = check("--max-bad-fraction", "1")
+    assert code == 1
+    assert picture.name in error and reason in error, error
+
+
+@pytest.mark.parametrize(
+    ("part", "damage", "reason"),
+    [
+        ("Masked_Train", cut_off, "can't be decoded"),
+        ("Unmasked_Train", cut_off, "can't be decoded"),
+        ("Unmasked_Train", too_small, "is 255x256, not 256x256"),
+        ("Masked_Train", lambda p: p.unlink(), "no masked picture"),
+        ("Unmasked_Train", lambda p: p.unlink(), "no unmasked partner"),
+    ],
+)
+def test_a_faulty_training_picture_is_left_out_and_listed(check, dataset, part, damage, reason):
+    picture = dataset / "Training_Data" / "Dog" / part / "dog_3.jpg"
+    damage(picture)
+    code, out, error = check("--max-bad-fraction", "0.1")
+    assert (code, error) == (0, "")
+    [line] = [line for line in out.splitlines() if "left out" in line]
+    assert "dog_3.jpg" in line and reason in line
+    code, _, error = check()
+    assert code == 1
+    assert "1 of 20 training pictures" in error and "max_bad_fraction = 0.01" in error
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda t: t.replace("dog_3.jpg,", "dog_3.jpg,1", 1), "is outside 0 to 181"),
+        (lambda t: "".join(x for x in t.splitlines(True) if "dog_3.jpg" not in x), "no row in"),
+    ],
+)
+def test_a_training_picture_whose_box_is_wrong_is_left_out(check, dataset, change, reason):
+    path = training_csv(dataset, "Dog")
+    edit(path, lambda t: change(t.replace("dog_3.jpg,", "dog_3.jpg,9")))
+    code, out, _ = check("--max-bad-fraction", "0.1")
+    assert code == 0
+    assert "dog_3.jpg" in out and reason in out
+
+
+def first_row(text):
+    return text.splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (lambda t: t.replace(",filename,y1", ",filename,extra,y1"), ["row 1", "7 columns, not 6"]),
+        (lambda t: t.replace(",x2", ""), ["row 1", "5 columns, not 6"]),
+        (lambda t: t.replace(first_row(t), first_row(t) + ",5"), ["row 2", "four whole numbers"]),
+        (lambda t: t.replace(first_row(t), first_row(t)[:-1] + "x"), ["row 2", "four whole"]),
+        (lambda t: t + first_row(t) + "\n", ["row 6", "twice"]),
+        (lambda t: t + "9,../cat_9.jpg,1,1,1,1\n", ["row 6", "no plain file name"]),
+        (lambda t: t + '9,"a,b.jpg",1,1,1,1\n', ["row 6", "no plain file name"]),
+        (lambda t: t + "9,cat_9.jpg,1,1,1,1\n", ["cat_9.jpg", "not there"]),
+        (lambda t: "".join(t.splitlines(True)[:-1]), ["has no row in masked_info.csv"]),
+        (lambda t: t.splitlines(True)[0], ["has no row in masked_info.csv"]),
+        (lambda t: "", ["row 1", "0 columns"]),
+    ],
+)
+def test_a_faulty_test_csv_names_the_row_or_the_picture(check, dataset, change, parts):
+    edit(dataset / "Testing_Data" / "masked_info.csv", change)
+    code, _, error = check()
+    assert code == 1
+    assert error.count("\n") == 0
+    assert all(part in error for part in parts), error
+
+
+def test_a_test_box_beyond_the_edge_is_an_error(check, dataset):
+    path = dataset / "Testing_Data" / "masked_info.csv"
+    name = first_row(path.read_text()).split(",")[1]
+    edit(path, lambda t: t.replace(first_row(t), f"0,{name},182,0,0,0"))
+    code, _, error = check()
+    assert code == 1
+    assert name in error and "182 is outside 0 to 181" in error
+
+
+def test_photos_in_a_file_on_disk_are_those_in_memory(pix2pix, dataset):
+    paths = sorted((dataset / "Testing_Data").glob("*.jpg"))
+    in_memory, _ = pix2pix.decode_all(paths, "photos", "memory")
+    on_disk, _ = pix2pix.decode_all(paths, "photos", "disk")
+    assert isinstance(on_disk, np.memmap) and not isinstance(in_memory, np.memmap)
+    assert np.array_equal(in_memory, on_disk)
+
+
+# What a step sees
+
+
+def pictures(pix2pix, count):
+    rng = np.random.default_rng(0)
+    clean = np.arange(count, dtype=np.uint8)[:, None, None, None] * np.ones((256, 256, 3), np.uint8)
+    boxes = rng.integers(0, 182, (count, 2, 2)).astype(np.int32)
+    photos = [pix2pix.Photo(f"{i}.jpg", "Cat", None, None, (0, 0, 0, 0)) for i in range(count)]
+    return pix2pix.Pictures(photos, boxes, None, clean)
+
+
+def test_an_epoch_shows_each_image_under_each_symmetry_once_in_an_order_of_its_own(pix2pix):
+    settings = {"jitter": 256, "noise": 0.0, "batch_size": 2, "pixel_range": "unit"}
+    config = pix2pix.make_config(settings)
+    seen = [
+        round(float(pixel) * 255)
+        for _, target in pix2pix.training_batches(config, pictures(pix2pix, 4), 0, 20)
+        for pixel in target[:, 0, 0, 0]
+    ]
+    epochs = seen[:20], seen[20:]
+    for epoch in epochs:
+        assert sorted(epoch) == sorted([0, 1, 2, 3] * 5)
+    assert epochs[0] != epochs[1]
+
+
+def test_a_pipeline_that_starts_later_goes_on_with_the_same_batches(pix2pix):
+    config = pix2pix.make_config({"batch_size": 3, "holes": "random"})
+    whole = list(pix2pix.training_batches(config, pictures(pix2pix, 4), 0, 6))
+    rest = list(pix2pix.training_batches(config, pictures(pix2pix, 4), 4, 6))
+    for expected, got in zip(whole[4:], rest, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(expected, got, strict=True))
+
+
+def test_noise_reaches_the_input_and_never_the_target(pix2pix):
+    config = pix2pix.make_config({"noise": 0.1, "jitter": 256, "flip": False})
+    photo = np.full((1, 256, 256, 3), 128, np.uint8)
+    boxes = np.array([[(0, 0), (181, 181)]], np.int32)
+    seen, target = pix2pix.training_example(config, photo, boxes, np.zeros((1, 3), bool), [3, 0])
+    known = 1 - pix2pix.hole_mask(boxes)[0, ..., 0].numpy()
+    assert np.allclose(target, 128 / 127.5 - 1, atol=1e-6)
+    assert np.std(seen[0].numpy()[known == 1]) == pytest.approx(0.2, rel=0.05)
+    assert np.all(seen[0].numpy()[known == 0] == -1)
+
+
+def test_random_holes_are_new_at_every_step_and_those_of_the_csv_are_not(pix2pix):
+    for holes, kinds in (("random", 6), ("csv", 1)):
+        settings = {"jitter": 256, "flip": False, "augmentation": "none", "noise": 0.0}
+        config = pix2pix.make_config(settings | {"holes": holes})
+        photos = pictures(pix2pix, 1)
+        photos.clean[:] = 200
+        batches = pix2pix.training_batches(config, photos, 0, 6)
+        shapes = {seen.numpy().tobytes() for seen, _ in batches}
+        assert len(shapes) == kinds

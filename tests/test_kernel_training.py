@@ -1,0 +1,353 @@
+"""Networks, training, stopping and going on, and the run folder."""
+
+import csv
+import hashlib
+import json
+import os
+import resource
+import signal
+import subprocess
+
+import keras
+import numpy as np
+import pytest
+from conftest import PROJECT
+
+TINY = ("--width", "2", "--log-every", "1", "--validation-per-class", "1", "--noise", "0")
+
+
+def rows_of(folder):
+    with open(folder / "training_log.csv", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def result_of(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def command(python, sample, out, *flags):
+    script = PROJECT / "kernel" / "pix2pix.py"
+    return [str(x) for x in (python, script, "--data", sample, "--out", out, *TINY, *flags)]
+
+
+# Networks
+
+
+def test_the_networks_have_the_reports_parameters(pix2pix):
+    config = pix2pix.make_config({})
+    counts = [
+        pix2pix.parameters(network)
+        for network in (pix2pix.build_generator(config), pix2pix.build_discriminator(config))
+    ]
+    assert counts == [
+        "54,414,979 trainable and 10,880 non-trainable parameters",
+        "2,768,641 trainable and 1,792 non-trainable parameters",
+    ]
+
+
+@pytest.mark.parametrize("depth", range(4, 11))
+def test_every_depth_of_the_report_fills_a_picture(pix2pix, depth):
+    generator = pix2pix.build_generator(pix2pix.make_config({"depth": depth, "width": 2}))
+    names = [layer.name for layer in generator.layers]
+    assert sum(name.endswith("_relu") and name.startswith("down") for name in names) == depth
+    smallest = min(layer.output.shape[1] for layer in generator.layers[1:])
+    assert smallest == max(1, 256 // 2**depth)
+    assert generator(np.zeros((1, 256, 256, 3))).shape == (1, 256, 256, 3)
+    assert sum(isinstance(layer, keras.layers.Dropout) for layer in generator.layers) == 3
+
+
+def test_the_discriminator_gives_30_by_30_logits(pix2pix):
+    network = pix2pix.build_discriminator(pix2pix.make_config({"width": 2}))
+    picture = np.zeros((1, 256, 256, 3))
+    assert network([picture, picture]).shape == (1, 30, 30, 1)
+
+
+BOTTLENECK = {f"{layer}/{weight}" for layer in ("down8", "up1") for weight in ("kernel",)} | {
+    f"{layer}_norm/{weight}" for layer in ("down8", "up1") for weight in ("gamma", "beta")
+}
+
+
+@pytest.mark.parametrize(("batch", "dead"), [(1, BOTTLENECK), (2, set())])
+def test_at_batch_1_the_bottleneck_learns_nothing_and_everything_else_does(pix2pix, batch, dead):
+    """Batch norm of one value is its bias, 0; the ReLU after ``up1`` then never opens either."""
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(0)
+    model = pix2pix.Pix2Pix(pix2pix.make_config({"width": 4, "dropout": 0.0}))
+    rng = np.random.default_rng(0)
+    shape = (batch, 256, 256, 3)
+    seen, target = (tf.constant(rng.uniform(-1, 1, shape), tf.float32) for _ in "ab")
+    variables = model.generator.trainable_variables
+    for _ in range(3):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.abs(target - model.generator(seen, training=True)))
+        gradients = tape.gradient(loss, variables)
+        still = {v.path for v, g in zip(variables, gradients, strict=True) if not g.numpy().any()}
+        assert still == dead
+        model.train_step(seen, target)
+    before = model.state("discriminator/")
+    model.train_step(seen, target)
+    after = model.state("discriminator/")
+    assert not [name for name in before if np.array_equal(before[name], after[name])]
+
+
+def test_the_losses_are_the_reports(pix2pix):
+    """Against the formulas written out in NumPy."""
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(0)
+    settings = {"width": 2, "dropout": 0.0, "lambda_l1": 70.0, "lambda_disc": 30.0}
+    model = pix2pix.Pix2Pix(pix2pix.make_config(settings))
+    rng = np.random.default_rng(1)
+    seen, target = (tf.constant(rng.uniform(-1, 1, (1, 256, 256, 3)), tf.float32) for _ in "ab")
+    output = model.generator(seen, training=True)
+    real = model.discriminator([seen, target], training=True).numpy().astype(np.float64)
+    fake = model.discriminator([seen, output], training=True).numpy().astype(np.float64)
+    gan = np.mean(np.log1p(np.exp(-fake)))
+    l1 = np.mean(np.abs(target.numpy() - output.numpy()))
+    disc = np.mean(np.log1p(np.exp(-real))) + 30 * np.mean(np.log1p(np.exp(fake)))
+    got = dict(zip(pix2pix.LOSSES, model.train_step(seen, target).numpy(), strict=True))
+    assert got["gan"] == pytest.approx(gan, rel=1e-4)
+    assert got["l1"] == pytest.approx(l1, rel=1e-4)
+    assert got["gen"] == pytest.approx(gan + 70 * l1, rel=1e-4)
+    assert got["disc"] == pytest.approx(disc, rel=1e-4)
+
+
+# A run and its folder
+
+
+@pytest.fixture(scope="module")
+def finished(pix2pix, sample, tmp_path_factory):
+    """A finished run of six steps."""
+    out = tmp_path_factory.mktemp("finished")
+    settings = {"width": 2, "log_every": 1, "validation_per_class": 1, "noise": 0.0, "steps": 6}
+    pix2pix.run(pix2pix.make_config(settings | {"data": str(sample), "out": str(out)}))
+    return out
+
+
+def test_a_finished_run_folder_is_complete_and_its_record_true(finished):
+    result = result_of(finished)
+    names = {record["name"] for record in result["files"]}
+    assert names >= {
+        *("generator.h5", "generator.keras", "discriminator.h5", "checkpoint.npz", "best.npz"),
+        *("training_log.csv", "metrics.jsonl", "loss_curve.png", "predictions.png"),
+        "submission.csv.gz",
+    }
+    assert any(name.startswith("tensorboard/events") for name in names)
+    on_disk = {p.relative_to(finished).as_posix() for p in finished.rglob("*") if p.is_file()}
+    assert on_disk == names | {"run.json"}
+    for record in result["files"]:
+        content = (finished / record["name"]).read_bytes()
+        assert len(content) == record["size"]
+        assert hashlib.sha256(content).hexdigest() == record["sha256"]
+    assert (result["status"], result["step"], result["steps"]) == ("complete", 6, 6)
+    assert set(result["metrics"]["hole_rmse"]) == {"zeros", "mean", "harmonic", "model"}
+    assert result["metrics"]["ratio_to_harmonic"]["harmonic"] == 1
+    assert result["submission"]["rows"] == 4 * 33_750
+    assert result["pictures"] == {"training": 16, "validation": 4, "test": 4}
+
+
+def test_every_step_is_logged_at_its_number(finished):
+    assert [int(row["step"]) for row in rows_of(finished)] == [1, 2, 3, 4, 5, 6]
+    lines = [json.loads(x) for x in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [x["step"] for x in lines if "gen" in x] == [1, 2, 3, 4, 5, 6]
+    assert [x["step"] for x in lines if "validation_rmse" in x] == [6]
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(finished / "tensorboard"))
+    board.Reload()
+    assert [event.step for event in board.Tensors("gen")] == [1, 2, 3, 4, 5, 6]
+    assert [event.step for event in board.Tensors("predictions")] == [6]
+
+
+def test_the_saved_generators_predict_what_the_run_predicted(pix2pix, finished, sample):
+    """In the published mode, with dropout: its seeds are fixed for a prediction."""
+    config = pix2pix.make_config(result_of(finished)["config"])
+    test = pix2pix.load_dataset(config).test
+    model = pix2pix.Pix2Pix(config)
+    pix2pix.restore(finished / "best.npz", model.variables("generator/"))
+    filled = {}
+    for name in ("checkpoint", "generator.h5", "generator.keras"):
+        if name != "checkpoint":
+            model.generator = keras.models.load_model(finished / name, compile=False)
+            model.forward = model._forward
+        predicted = pix2pix.predict(pix2pix.filler("model", model), test)
+        filled[name] = np.concatenate([composites for _, composites in predicted])
+    for name in ("generator.h5", "generator.keras"):
+        assert np.abs(filled[name] - filled["checkpoint"]).max() < 1e-5
+    import gzip
+
+    first = gzip.open(finished / "submission.csv.gz", "rt").read().splitlines()[1]
+    top, left = test.boxes[0, 0]
+    assert float(first.split(",")[1]) == pytest.approx(
+        filled["checkpoint"][0, top, left, 2], abs=2e-5
+    )
+
+
+def test_a_prediction_depends_on_the_picture_alone_and_leaves_the_model_as_it_was(
+    pix2pix, finished
+):
+    config = pix2pix.make_config(result_of(finished)["config"])
+    model, test = pix2pix.Pix2Pix(config), pix2pix.load_dataset(config).test
+    before = model.state()
+    images, boxes = test.masked.astype(np.float32) / 255, test.boxes
+    together = pix2pix.fill_with_model(model, images, boxes).numpy()
+    alone = pix2pix.fill_with_model(model, images[2:3], boxes[2:3]).numpy()
+    assert np.array_equal(together[2:3], alone)
+    after = model.state()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_known_pixels_are_copied(pix2pix, finished):
+    config = pix2pix.make_config(result_of(finished)["config"])
+    test = pix2pix.load_dataset(config).test
+    for predictor in ("zeros", "mean", "harmonic"):
+        for part, filled in pix2pix.predict(pix2pix.filler(predictor, None), test):
+            known = pix2pix.hole_mask(test.boxes[part]).numpy() == 0
+            assert np.array_equal(
+                np.where(known, filled, 0), np.where(known, test.masked[part] / np.float32(255), 0)
+            )
+
+
+def test_the_score_is_pooled_over_the_values_of_all_holes(pix2pix, finished):
+    config = pix2pix.make_config(result_of(finished)["config"])
+    held_out = pix2pix.load_dataset(config).validation
+    squares = []
+    for boxes, clean in zip(held_out.boxes, held_out.clean, strict=True):
+        squares += [(clean[y : y + 75, x : x + 75] / 255.0) ** 2 for y, x in boxes]
+    rmse, _ = pix2pix.hole_rmse(pix2pix.filler("zeros", None), held_out)
+    assert rmse == pytest.approx(np.sqrt(np.mean(squares)), rel=1e-5)
+
+
+# Going on
+
+
+def test_three_and_three_steps_are_six_in_a_row(run_kernel, sample, finished, tmp_path):
+    for steps in (3, 6):
+        code, _, error = run_kernel(*("--data", sample, "--out", tmp_path, *TINY, "--steps", steps))
+        assert (code, error) == (0, "")
+    losses = [
+        np.array([[float(row[k]) for k in ("gen", "gan", "l1", "disc")] for row in rows_of(folder)])
+        for folder in (finished, tmp_path)
+    ]
+    assert losses[0].shape == losses[1].shape == (6, 4)
+    assert np.allclose(*losses, rtol=1e-4)
+    with (
+        np.load(finished / "checkpoint.npz") as whole,
+        np.load(tmp_path / "checkpoint.npz") as parts,
+    ):
+        assert set(whole.files) == set(parts.files)
+        for name in whole.files:
+            if name != "about":
+                assert np.allclose(whole[name], parts[name], rtol=1e-3, atol=1e-5), name
+
+
+def test_a_new_version_goes_on_from_the_last_ones_output(run_kernel, sample, finished, tmp_path):
+    code, out, error = run_kernel(
+        *("--data", sample, "--out", tmp_path, "--resume-from", finished.parent, *TINY),
+        *("--steps", 7),
+    )
+    assert (code, error) == (0, "")
+    assert "resumed at step 6" in out
+    assert [int(row["step"]) for row in rows_of(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint_with_one_row_a_step(
+    python, sample, tmp_path, run_kernel
+):
+    flags = ("--steps", "1000", "--checkpoint-every", "2", "--validate-every", "1000")
+    with subprocess.Popen(
+        command(python, sample, tmp_path, *flags), stdout=subprocess.PIPE, text=True
+    ) as kernel:
+        for line in kernel.stdout:
+            if line.startswith("step 5/"):
+                kernel.kill()
+                break
+    assert kernel.wait() == -signal.SIGKILL
+    assert not (tmp_path / "run.json").exists()
+    code, out, error = run_kernel(
+        *("--data", sample, "--out", tmp_path, *TINY, *flags), "--steps", "8"
+    )
+    assert (code, error) == (0, "")
+    assert "resumed at step " in out
+    assert [int(row["step"]) for row in rows_of(tmp_path)] == list(range(1, 9))
+
+
+def test_sigterm_ends_a_run_with_its_outputs_complete(python, sample, tmp_path):
+    with subprocess.Popen(
+        command(python, sample, tmp_path, "--steps", "100000"), stdout=subprocess.PIPE, text=True
+    ) as kernel:
+        told = False
+        for line in kernel.stdout:
+            if line.startswith("step 2/") and not told:
+                kernel.send_signal(signal.SIGTERM)
+                told = True
+    assert kernel.returncode == 0
+    result = result_of(tmp_path)
+    assert result["status"] == "stopped" and 2 <= result["step"] < 100000
+    assert (tmp_path / "submission.csv.gz").exists()
+    assert int(rows_of(tmp_path)[-1]["step"]) == result["step"]
+
+
+def test_a_spent_time_budget_ends_a_run_with_its_outputs_complete(run_kernel, sample, tmp_path):
+    code, out, _ = run_kernel(
+        *("--data", sample, "--out", tmp_path, *TINY, "--time-budget", "0.0001")
+    )
+    assert code == 0 and "by time budget" in out
+    result = result_of(tmp_path)
+    assert result["status"] == "stopped"
+    assert {"generator.h5", "submission.csv.gz"} <= {record["name"] for record in result["files"]}
+
+
+# What goes wrong
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(run_kernel, sample, tmp_path):
+    code, _, error = run_kernel(
+        *("--data", sample, "--out", tmp_path, *TINY, "--steps", 40, "--log-every", 10),
+        *("--learning-rate", "1e30", "--checkpoint-every", 10),
+    )
+    assert code == 1
+    assert "step 2 are not finite" in error or "step 3 are not finite" in error, error
+    assert not (tmp_path / "checkpoint.npz").exists()
+
+
+def test_the_folder_of_another_run_is_refused(run_kernel, finished, sample):
+    before = result_of(finished)
+    code, _, error = run_kernel("--data", sample, "--out", finished, *TINY, "--width", 3)
+    assert code == 1
+    assert "holds a run with width = 2, not 3" in error and str(finished) in error
+    assert result_of(finished) == before
+
+
+def test_a_gpu_that_is_required_and_not_there_stops_the_run(run_kernel, sample, tmp_path):
+    code, _, error = run_kernel("--data", sample, "--out", tmp_path, "--require-gpu")
+    assert code == 1 and "require_gpu" in error
+
+
+def test_a_damaged_checkpoint_is_named(run_kernel, sample, tmp_path):
+    (tmp_path / "checkpoint.npz").write_bytes(b"PK\x03\x04 cut off")
+    code, _, error = run_kernel("--data", sample, "--out", tmp_path, *TINY)
+    assert code == 1 and "checkpoint.npz is no whole checkpoint" in error
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(python, pix2pix, sample, finished, tmp_path):
+    """A limit on the size of a file stands for the disk: the kernel sees the same failed write."""
+    import shutil
+
+    out = shutil.copytree(finished, tmp_path / "out")
+    before = (out / "checkpoint.npz").read_bytes()
+    limit = len(before) // 2
+    done = subprocess.run(
+        command(python, sample, out, "--steps", "8"),
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("error: ") and "could not be written" in done.stderr
+    assert (out / "checkpoint.npz").read_bytes() == before
+    assert not [p for p in out.iterdir() if p.name.startswith(".")]
