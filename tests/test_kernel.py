@@ -83,6 +83,7 @@ def test_a_mistake_exits_1_and_nothing_is_pushed(
     assert done.err.count("\n") == 1
     assert done.out == ""
     assert server.called("SaveKernel") == []
+    assert "--resume" in arguments or server.calls == []
     assert ledger() == []
 
 

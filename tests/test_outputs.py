@@ -5,7 +5,7 @@ import json
 import h5py
 import pytest
 
-from tests.peers.kaggle import Cut, Drop, Reply
+from tests.peers.kaggle import Cut, Drop, Hang, Reply
 from tools import outputs, runs
 from tools.errors import UserError, VerificationError
 
@@ -162,12 +162,13 @@ def test_nothing_is_fetched_before_the_pinned_version_has_ended(
     [
         [Cut(70_000), Cut(70_000)],
         [Drop(), Reply(503)],
+        [Hang()],
         [Reply(403, b"<Error>ExpiredToken</Error>")],
         [Reply(200, b"<html>come back later</html>")],
         [Reply(200, FILES["generator.h5"][:-5])],
         [Reply(200, hdf5(seed=1))],
     ],
-    ids=["cut", "dropped", "expired", "error page", "truncated", "other bytes"],
+    ids=["cut", "dropped", "silent", "expired", "error page", "truncated", "other bytes"],
 )
 def test_a_fault_of_the_storage_is_mended(tools, version, server, there, faults):
     server.faults["download"] = [None, *faults]

@@ -57,6 +57,35 @@ def test_a_version_that_is_still_unknown_after_a_while_exits_3(tools, server, pr
     assert f"Kaggle refused asking for the status of {KERNEL} v2 (404)" in done.err
 
 
+@pytest.mark.parametrize(
+    ("fault", "code", "words"),
+    [
+        (Reply(401, {"code": 401, "message": "Unauthenticated"}), 7, "did not accept the cred"),
+        (Reply(403, {"code": 403, "message": "Permission denied"}), 3, "The name may be wrong"),
+        (Reply(409, {"code": 409, "message": "Conflict"}), 3, "(409): Conflict."),
+        (Reply(429, {"code": 429, "message": "slow"}, {"Retry-After": "60"}), 6, "asks for 60 s"),
+        (Reply(429, {"error": {"code": 429}}), 6, "Kaggle answered 429"),
+        (Reply(500, b"oops"), 6, "Kaggle answered 500"),
+        (Reply(200, b"<html>"), 6, "no JSON"),
+        (Drop(), 6, "the connection broke off"),
+        (Hang(), 6, "no answer in time"),
+    ],
+    ids=lambda value: str(getattr(value, "status", type(value).__name__)),
+)
+def test_every_fault_has_its_exit_code_and_one_line_and_changes_nothing(
+    tools, version, server, monkeypatch, fault, code, words
+):
+    monkeypatch.setenv("TOOLS_RETRY_SECONDS", "0")
+    monkeypatch.setenv("TOOLS_TIMEOUT", "0.2")
+    server.faults["GetKernelSessionStatus"] = [fault]
+    done = tools("status")
+    assert (done.code, done.out) == (code, "")
+    assert words in done.err
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1
+    assert runs.find().status == {}
+
+
 def test_without_a_run_the_status_exits_1(tools, server, project):
     done = tools("status")
     assert done.code == 1
@@ -74,7 +103,6 @@ def test_waiting_ends_when_the_pinned_version_has_ended(tools, version, server):
     assert [line for line in done.err.splitlines() if "v2 " in line] == [
         f"{KERNEL} v2 QUEUED",
         f"{KERNEL} v2 RUNNING",
-        f"{KERNEL} v2 COMPLETE",
     ]
     labels = {body["versionLabel"] for body in server.called("GetKernelSessionStatus")}
     assert labels == {"v2"}

@@ -99,7 +99,9 @@ def dry_run(
 
 Reference = Annotated[
     str | None,
-    typer.Argument(metavar="[RUN]", help="v3, slug/v3 or owner/slug/v3. [default: the newest run]"),
+    typer.Argument(
+        metavar="[RUN]", help="v3, slug/v3 or owner/slug/v3.", show_default="the newest run"
+    ),
 ]
 
 
@@ -110,7 +112,7 @@ def push_kernel(
         list[str] | None, typer.Option("--set", help="Any setting of the kernel, name=value.")
     ] = None,
     accelerator: Annotated[
-        str, typer.Option(help="Kaggle's name of it, or cpu. [default: kernel-metadata.json's]")
+        str, typer.Option(help="Kaggle's name of it, or cpu; by default the metadata's.")
     ] = "",
     timeout: Annotated[
         float, typer.Option(help="Hours after which Kaggle stops the run.")

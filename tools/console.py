@@ -23,6 +23,8 @@ from rich.text import Text
 
 stdout = Console(soft_wrap=True, highlight=False)
 stderr = Console(stderr=True, soft_wrap=True, highlight=False)
+if not stdout.is_terminal:
+    stdout.width = 1000  # only a terminal has an edge
 
 
 def note(message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from tools.metadata import Metadata
 from tools.runs import Run
 from tools.settings import Settings
 
-MARGIN_HOURS = 0.25  # for the last evaluation and for saving
+MARGIN_HOURS = 0.25
 INPUT = "/kaggle/input"
 CHECKPOINT = "checkpoint.npz"
 
@@ -65,9 +66,9 @@ def push(plan: Plan) -> Run:
         meta = dataclasses.replace(meta, machine_shape=metadata.accelerator(plan.accelerator))
     if not 0.1 <= plan.timeout <= 12:
         raise UserError(f"--timeout {plan.timeout:g} should be 0.1 to 12 hours.")
-    overrides = _overrides(plan, config, meta)
     source = meta.code_file.read_text(encoding="utf-8")
-    render.render(source, overrides)  # what is wrong here is told before Kaggle is asked
+    overrides = _overrides(plan, config, meta)
+    effective = render.effective_config(render.render(source, overrides), folder)
 
     kaggle = Kaggle(config)
     kernels = Kernels(kaggle)
@@ -86,13 +87,10 @@ def push(plan: Plan) -> Run:
         )
     if plan.resume:
         _check_resumable(kernels, kernel, previous, state)
-    hours = plan.timeout
     if meta.machine_shape != metadata.CPU and not plan.no_run:
-        hours = _within_quota(kernels, hours, plan.force)
-    overrides.setdefault("time_budget", round(hours - min(MARGIN_HOURS, hours / 4), 2))
-    _check_budget(overrides["time_budget"], plan.timeout)
+        left = _gpu_hours_left(kernels, plan)
+        overrides["time_budget"] = min(overrides["time_budget"], _budget(left))
     rendered = render.render(source, overrides)
-    effective = render.effective_config(rendered, folder)
     text = render.notebook(rendered) if plan.notebook else rendered
 
     sources = {
@@ -112,7 +110,7 @@ def push(plan: Plan) -> Run:
         kernel_id=pushed.kernel_id,
         script_sha256=hashlib.sha256(text.encode()).hexdigest(),
         overrides=overrides,
-        config=effective,
+        config={**effective, "time_budget": overrides["time_budget"]} if effective else {},
         accelerator=meta.machine_shape,
         timeout_hours=plan.timeout,
         run=not plan.no_run,
@@ -125,21 +123,27 @@ def push(plan: Plan) -> Run:
 
 def _overrides(plan: Plan, config: Settings, meta: Metadata) -> dict[str, Any]:
     """The settings to render; what the user sets stands above what follows from the plan."""
-    return {
+    overrides = {
         "preset": plan.preset,
         "channel_order": config.channel_order,
         "value_scale": config.value_scale,
         "require_gpu": meta.machine_shape != metadata.CPU,
+        "time_budget": _budget(plan.timeout),
         **({"resume_from": INPUT} if plan.resume else {}),
         **render.parse_settings(plan.settings),
     }
-
-
-def _check_budget(budget: Any, timeout: float) -> None:
-    if type(budget) not in (int, float) or not 0 < budget < timeout:
+    budget = overrides["time_budget"]
+    if type(budget) not in (int, float) or not 0 < budget < plan.timeout:
         raise UserError(
-            f"time_budget = {budget!r} should be hours, fewer than the {timeout:g} of --timeout."
+            f"time_budget = {budget!r} should be hours, "
+            f"fewer than the {plan.timeout:g} of --timeout."
         )
+    return overrides
+
+
+def _budget(hours: float) -> float:
+    """Hours of training that leave time for the last evaluation and for saving."""
+    return round(hours - min(MARGIN_HOURS, hours / 4), 2)
 
 
 def _request(
@@ -198,20 +202,20 @@ def _check_resumable(kernels: Kernels, kernel: str, version: int, state: str) ->
         )
 
 
-def _within_quota(kernels: Kernels, hours: float, force: bool) -> float:
-    """``hours``, or what is left of this week's GPU time if that is less."""
+def _gpu_hours_left(kernels: Kernels, plan: Plan) -> float:
+    """Hours of GPU time left this week; infinite where Kaggle does not say."""
     quota = kernels.quota()
     if not quota.allowed:
         console.note("Kaggle did not say how much GPU time is left.")
-        return hours
-    if quota.left < 0.1 and not force:
+        return math.inf
+    if quota.left < 0.1 and not plan.force:
         raise RefusedError(
             f"No GPU time is left this week ({quota.used:.1f} of {quota.allowed:.0f} h are used).",
             f"It is renewed on {quota.renewed}." if quota.renewed else "",
         )
-    if quota.left < hours:
+    if quota.left < plan.timeout:
         console.note(f"{quota.left:.1f} h of GPU time are left this week; training ends before.")
-    return min(hours, max(quota.left, 0.1))
+    return max(quota.left, 0.1)
 
 
 def _send(

@@ -151,7 +151,8 @@ def wait(
             state = state_of(kernels, run)
             if state.status != seen:
                 pause, seen = config.poll_seconds, state.status
-                told(state.status)
+                if not state.ended:
+                    told(state.status)
             if state.ended:
                 break
             if state.status == "NEW_SCRIPT" and not run.is_fresh:
