@@ -12,12 +12,18 @@ def test_an_empty_ledger_says_what_to_do(tools, project):
 
 def test_runs_stand_newest_first_with_what_they_changed_and_scored(tools, project):
     config = {"preset": "report", "predictor": "model", "steps": 10, "flip": True}
-    first = runs.record_push(KERNEL, 1, config=config)
+    first = runs.record_push(KERNEL, 1, config=config, set={"steps": 10})
     runs.record_status(first, "ERROR", "out of memory")
     second = runs.record_push(KERNEL, 2, config=config | {"steps": 20})
     runs.record_status(second, "COMPLETE")
     metrics = {"hole_rmse": {"model": 0.14154}, "ratio_to_harmonic": {"model": 0.91234}}
-    runs.record_outputs(second, complete=True, status="COMPLETE", files=[{}] * 7, metrics=metrics)
+    runs.record_outputs(
+        second,
+        complete=True,
+        status="COMPLETE",
+        files=[{"verified": True}] * 7 + [{}],
+        metrics=metrics,
+    )
     runs.record_submission(second.folder, {"ref": 1, "score": 0.17})
     runs.record_submission(second.folder, {"ref": 2, "score": 0.16737})
 
@@ -27,7 +33,7 @@ def test_runs_stand_newest_first_with_what_they_changed_and_scored(tools, projec
     assert (newest["status"], newest["outputs"]) == ("COMPLETE", "7 verified")
     assert (newest["hole_rmse"], newest["ratio_to_harmonic"]) == (0.14154, 0.91234)
     assert newest["leaderboard"] == 0.16737
-    assert (oldest["status"], oldest["config"]) == ("ERROR", {"preset": "report"})
+    assert (oldest["status"], oldest["config"]) == ("ERROR", {"preset": "report", "steps": 10})
     assert oldest["leaderboard"] is None
 
     table = tools("runs").out

@@ -188,7 +188,9 @@ def wait(
 @app.command("fetch-outputs")
 def fetch_outputs(
     run: Reference = None,
-    to: Annotated[Path | None, typer.Option(help="Folder. [default: runs/SLUG/vN/outputs]")] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Folder; by default runs/SLUG/vN/outputs.")
+    ] = None,
     include: Annotated[
         list[str] | None, typer.Option(help="Only what matches, as *.h5; may be repeated.")
     ] = None,

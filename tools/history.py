@@ -66,10 +66,10 @@ def _config(run: Run) -> dict[str, Any]:
 
 
 def _differences(run: Run, before: Run | None) -> dict[str, Any]:
-    """What a run changed against the version before it; the preset of the first one."""
+    """What a run changed against the version before it; the first one, against the kernel."""
     mine = _config(run)
     if before is None:
-        return {name: mine[name] for name in ("preset",) if name in mine}
+        return {**{n: mine[n] for n in ("preset",) if n in mine}, **(run.push.get("set") or {})}
     theirs = _config(before)
     return {name: value for name, value in mine.items() if theirs.get(name) != value}
 
@@ -77,9 +77,10 @@ def _differences(run: Run, before: Run | None) -> dict[str, Any]:
 def _outputs(run: Run) -> str:
     if not run.outputs:
         return ""
-    count = len(run.outputs.get("files", []))
+    files = run.outputs.get("files", [])
+    count = len(files)
     if run.outputs.get("complete"):
-        return f"{count} verified"
+        return f"{sum(bool(file.get('verified')) for file in files)} verified"
     partial = run.outputs.get("status") != "COMPLETE"
     return f"{count} of a failed run" if partial else f"{count}, not all"
 

@@ -110,6 +110,7 @@ def push(plan: Plan) -> Run:
         kernel_id=pushed.kernel_id,
         script_sha256=hashlib.sha256(text.encode()).hexdigest(),
         overrides=overrides,
+        set=render.parse_settings(plan.settings),
         config={**effective, "time_budget": overrides["time_budget"]} if effective else {},
         accelerator=meta.machine_shape,
         timeout_hours=plan.timeout,

@@ -162,23 +162,21 @@ def fetch(
     """
     listing = list_outputs(kernels, run)
     fetcher = _Fetcher(kernels, config, run, folder, listing)
-    problems: list[str] = []
     record = fetcher.record()
-    whole = record is not None and state.status == "COMPLETE"
     entries = {entry["name"]: entry for entry in record["files"]} if record else {}
     wanted = [name for name in listing.addresses if _matches(name, include)]
     wanted.sort(key=lambda name: (name == manifest.NAME, -listing.sizes.get(name, 0)))
-    missing = [name for name in entries if name not in listing.addresses]
-    log = watch.keep_log(run, kernels.log(run.kernel, run.version))
     known = {entry["name"]: entry for entry in _known(run, folder)}
     if not overwrite and folder != run.folder / FOLDER:
         _refuse_foreign(folder, [name for name in wanted if name not in known], entries)
     if state.status != "COMPLETE":
         write_whole(folder / PARTIAL, f"{run}: {state.status} {state.failure}\n")
+
+    log = watch.keep_log(run, kernels.log(run.kernel, run.version))
+    problems: list[str] = []
+    sizes = [entries.get(name, {}).get("size") or listing.sizes.get(name, 0) for name in wanted]
     with console.transfer_bar() as bar:
-        sizes = {name: entries.get(name, {}).get("size", 0) for name in wanted}
-        total = sum(size or listing.sizes.get(name, 0) for name, size in sizes.items())
-        task = bar.add_task(str(run), total=total or None)
+        task = bar.add_task(str(run), total=sum(sizes) or None)
         for name in wanted:
             bar.update(task, description=name)
             try:
@@ -189,28 +187,26 @@ def fetch(
     if log and (name := f"{run.slug}.log") not in listing.addresses:
         size, digest = verify.check(write_whole(folder / name, log), name)
         known[name] = {"name": name, "size": size, "sha256": digest, "verified": False}
-    complete = whole and not problems and set(entries) | {manifest.NAME} <= set(known)
+
+    whole = bool(record) and {*entries, manifest.NAME} <= known.keys() and not problems
     run = runs.record_outputs(
         run,
         folder=str(folder),
         status=state.status,
-        complete=complete,
+        complete=whole and state.status == "COMPLETE",
         files=list(known.values()),
         **manifest.summary(record),
     )
     if record and record.get("status") == "stopped":
         console.note("Training was stopped early; go on with it: tools push-kernel --resume")
     if listing.refused:
-        names = ", ".join(ascii(name) for name in listing.refused[:5])
-        problems.append(
-            f"Kaggle lists names that are not safe to write, or stand there twice: {names}"
-        )
+        names = ", ".join(map(ascii, listing.refused[:5]))
+        problems.append(f"Kaggle lists names that are not safe, or stand there twice: {names}")
+    missing = [name for name in entries if name not in listing.addresses]
     if missing and not include:
         problems.append(f"Kaggle does not list {', '.join(missing[:5])}, which the run wrote")
-    if record is None and state.status == "COMPLETE":
-        problems.append(
-            f"{run} left no {manifest.NAME}, so its {len(wanted)} files are not verified"
-        )
+    if not record and state.status == "COMPLETE":
+        problems.append(f"{run} left no {manifest.NAME}; its {len(wanted)} files are not verified")
     if problems:
         raise VerificationError(f"{'; '.join(problems)}.", f"Everything else is in {folder}.")
     return local_files(run)
