@@ -171,6 +171,25 @@ def test_a_processor_run_needs_no_gpu_and_no_quota(tools, server, project):
     assert runs.find().push["overrides"]["require_gpu"] is False
 
 
+def test_a_project_without_a_competition_attaches_its_dataset_alone(tools, server, project):
+    (project / "tools.toml").write_text('competition = ""\n')
+    path = project / "kernel-metadata.json"
+    path.write_text(
+        path.read_text().replace('"dataset_sources": []', '"dataset_sources": ["a/b-c"]')
+    )
+    assert tools("push-kernel").code == 0
+    body = server.called("SaveKernel")[0]
+    assert "competitionDataSources" not in body
+    assert body["datasetDataSources"] == ["a/b-c"]
+
+
+def test_a_script_that_is_no_text_is_a_mistake(tools, server, project):
+    (project / "kernel" / "pix2pix.py").write_bytes(b"\xff\xfe")
+    done = tools("push-kernel")
+    assert done.code == 1
+    assert "pix2pix.py cannot be read" in done.err
+
+
 def test_a_save_without_a_run_says_so_to_kaggle(tools, server, project):
     assert tools("push-kernel", "--no-run").code == 0
     assert server.called("SaveKernel")[0]["kernelExecutionType"] == "QUICK_SAVE"

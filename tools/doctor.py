@@ -76,7 +76,7 @@ def _settings() -> str:
 
 def _metadata() -> str:
     meta = metadata.load(settings.project_folder())
-    source = meta.code_file.read_text(encoding="utf-8")
+    source = render.read(meta.code_file)
     render.render(source, {})
     size = len(source.encode()) / 1000
     return f"{meta.slug} on {meta.machine_shape}, script of {size:.0f} kB"

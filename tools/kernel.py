@@ -66,7 +66,7 @@ def push(plan: Plan) -> Run:
         meta = dataclasses.replace(meta, machine_shape=metadata.accelerator(plan.accelerator))
     if not 0.1 <= plan.timeout <= 12:
         raise UserError(f"--timeout {plan.timeout:g} should be 0.1 to 12 hours.")
-    source = meta.code_file.read_text(encoding="utf-8")
+    source = render.read(meta.code_file)
     overrides = _overrides(plan, config, meta)
     effective = render.effective_config(render.render(source, overrides), folder)
 
@@ -97,7 +97,7 @@ def push(plan: Plan) -> Run:
         **meta.sources,
         "kernel_sources": meta.sources["kernel_sources"] + [kernel] * plan.resume,
         "competition_sources": sorted(
-            {*meta.sources["competition_sources"], *filter(None, [config.competition])}
+            {*meta.sources["competition_sources"], config.competition} - {""}
         ),
     }
     request = _request(kernel, meta, plan, sources, text)

@@ -15,6 +15,7 @@ from tools import console
 from tools.errors import UserError
 
 LINE = re.compile(r"^OVERRIDES: dict\[str, object\] = \{\}(?=\s|$)", re.MULTILINE)
+SECONDS = 300  # for the kernel to import TensorFlow and print its configuration
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
@@ -37,6 +38,14 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
             value = text
         found[name] = text if isinstance(value, dict) else value
     return found
+
+
+def read(path: Path) -> str:
+    """The script's text; :exc:`UserError` if it cannot be read or is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as failure:
+        raise UserError(f"{path} cannot be read: {failure}.") from failure
 
 
 def render(source: str, overrides: Mapping[str, Any]) -> str:
@@ -78,15 +87,18 @@ def effective_config(rendered: str, folder: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         script = Path(temporary) / "kernel.py"
         script.write_text(rendered, encoding="utf-8")
-        done = subprocess.run(
-            [sys.executable, str(script), "--print-config"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=300,
-        )
+        try:
+            done = subprocess.run(
+                [sys.executable, str(script), "--print-config"],
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            raise UserError(f"The kernel's --print-config took over {SECONDS} s.") from None
     if done.returncode == 0:
         try:
             config = json.loads(done.stdout)

@@ -27,7 +27,7 @@ class Settings:
     """What a project can set; each field is also the variable TOOLS_<FIELD>."""
 
     competition: str = "photo-reconstruction"
-    """The competition's slug, as in its address."""
+    """The competition's slug, as in its address; empty where the data is a dataset's."""
     channel_order: str = "bgr"
     """Which colour is channel 0 in a submission: bgr or rgb."""
     value_scale: str = "unit"
@@ -43,7 +43,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check every value; :exc:`ValueError` names the setting."""
-        if not re.fullmatch(r"[a-z0-9][a-z0-9-]{1,98}", self.competition):
+        if not re.fullmatch(r"([a-z0-9][a-z0-9-]{1,98})?", self.competition):
             raise ValueError(f"competition = {self.competition!r} is not a competition's slug")
         for name, choices in {
             "channel_order": ("bgr", "rgb"),
