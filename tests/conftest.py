@@ -77,6 +77,7 @@ def server(monkeypatch):
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("TOOLS_TIMEOUT", "0.5")
         monkeypatch.setenv("TOOLS_RETRY_SECONDS", "5")
+        monkeypatch.setattr("tools.transfer.FIRST_PAUSE", 0.01)
         yield server
 
 

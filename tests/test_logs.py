@@ -115,4 +115,5 @@ def test_a_run_that_ended_meanwhile_gives_the_rest_from_its_stored_log(kernels, 
 
 def test_what_was_written_so_far_is_read_until_the_stream_is_quiet(kernels, version, server):
     server.faults["logs"] = [Hang(3)]
-    assert logs.so_far(kernels, KERNEL, 1, quiet=0.2) == "one\nzwölf ☃\nthree\n"
+    events = logs.so_far(kernels, KERNEL, 1, quiet=0.2)
+    assert logs.decode(events) == "one\nzwölf ☃\nthree\n"

@@ -125,5 +125,14 @@ def test_retry_after_is_read_as_number_or_date(value, seconds):
     assert transfer.retry_after(response) == seconds
 
 
+def test_a_redirect_to_an_unsafe_place_is_not_followed_for_its_bytes(server, fetch, tmp_path):
+    with KaggleServer() as other:
+        elsewhere = other.storage.sign("x", b"evil").replace("127.0.0.1", "localhost")
+        server.faults["download"] = [Reply(302, headers={"Location": elsewhere})]
+        with pytest.raises(VerificationError, match="not HTTPS"):
+            fetch()
+    assert os.listdir(tmp_path) == []
+
+
 def test_an_empty_file_is_a_file(fetch):
     assert fetch(b"").read_bytes() == b""

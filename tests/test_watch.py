@@ -226,7 +226,15 @@ def test_the_log_as_json_is_a_list_of_events(tools, version):
     ]
 
 
-def test_an_empty_log_is_told(tools, version):
+def test_the_log_of_a_running_run_is_what_it_has_written_so_far(tools, version, server):
+    version.states = ["RUNNING"]
+    server.faults["logs"] = [Hang(2)]
+    assert tools("logs").out == "step 5/10 | gen 1.0 | eta 0:10\nTraceback\n"
+    assert not (runs.find().folder / "log.txt").exists()
+
+
+def test_an_empty_log_is_told(tools, version, server):
+    server.faults["logs"] = [Hang(0)]
     version.events.clear()
     done = tools("logs")
     assert (done.code, done.out) == (0, "")

@@ -113,15 +113,16 @@ def follow(
         sleep(min(60.0, poll * 1.5**tries))
 
 
-def so_far(kernels: Kernels, kernel: str, version: int, quiet: float) -> str:
+def so_far(kernels: Kernels, kernel: str, version: int, quiet: float) -> list[Event]:
     """What a running version has written: what comes until the stream is quiet for a while."""
-    events, until = [], time.monotonic() + 10 * quiet
+    events: list[Event] = []
+    until = time.monotonic() + 10 * quiet
     with contextlib.suppress(NotFoundError, NoAccessError, NetworkError, *transfer.BROKEN):
         for event in _stream(kernels, kernel, version, quiet):
             if event is None or time.monotonic() > until:
                 break
             events.append(event)
-    return decode(events)
+    return events
 
 
 def _stream(

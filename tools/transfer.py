@@ -27,6 +27,7 @@ from tools import console
 from tools.errors import NetworkError, UserError, VerificationError
 from tools.settings import Settings, on_this_machine
 
+FIRST_PAUSE = 0.5  # seconds; each further one is twice as long, up to a minute
 CHUNK = 1 << 16  # what of it had not come when a connection breaks off is fetched again
 PASSING = frozenset({408, 429, 500, 502, 503, 504})
 EXPIRED = frozenset({400, 401, 403, 404, 410})
@@ -61,7 +62,7 @@ class Patience:
 
     def pause(self, why: str, retry_after: float | None = None) -> bool:
         """Wait before the next try, and say so; False, at once, if it would take too long."""
-        delay = min(60.0, 0.5 * 2.0**self._tries) * random.uniform(0.5, 1.5)
+        delay = min(60.0, FIRST_PAUSE * 2.0**self._tries) * random.uniform(0.5, 1.5)
         delay = delay if retry_after is None else retry_after
         self._tries += 1
         if self._tries > 100 or self._clock() + delay > self._until:
@@ -167,7 +168,7 @@ def download(
         while True:
             problem, wait = "", None
             try:
-                part, arrived = _receive(session, check_address(url, settings), target, advance)
+                part, arrived = _receive(session, url, target, settings, advance)
                 if arrived:
                     patience.renew()
                     refreshes = 0
@@ -210,7 +211,7 @@ class _Status(Exception):
 
 
 def _receive(
-    session: requests.Session, url: str, target: Path, advance: Advance
+    session: requests.Session, url: str, target: Path, settings: Settings, advance: Advance
 ) -> tuple[Path | None, int]:
     """One request. Returns the part file if it is whole now, and the bytes that arrived."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -218,7 +219,9 @@ def _receive(
     part = found[0] if len(found) == 1 else None
     start = part.stat().st_size if part is not None else 0
     headers = {"Range": f"bytes={start}-"} if start else {}
+    check_address(url, settings)
     with session.get(url, headers=headers, stream=True) as response:
+        check_address(response.url, settings)
         if response.status_code == 416 and part is not None:
             part.unlink()
             return None, 0

@@ -44,8 +44,7 @@ def show_status(reference: str | None, json: bool) -> None:
     state = state_of(kernels, run)
     progress = None
     if state.status == "RUNNING":
-        quiet = min(2.0, config.timeout)
-        progress = logs.progress(logs.so_far(kernels, run.kernel, run.version, quiet))
+        progress = logs.progress(logs.decode(_so_far(kernels, run, config)))
     if json:
         console.print_json(
             {
@@ -81,27 +80,31 @@ def show_log(reference: str | None, follow: bool, json: bool) -> None:
                     sys.stdout.write(logs.decode([event]))
                     sys.stdout.flush()
         return
-    stored = kernels.log(run.kernel, run.version)
-    events = logs.parse(stored)
+    state = state_of(kernels, run)
+    stored = kernels.log(run.kernel, run.version) if state.ended else ""
+    keep_log(run, stored)
+    events = logs.parse(stored) if state.ended else _so_far(kernels, run, config)
     if json:
         console.print_json([vars(event) for event in events])
     else:
         text = logs.decode(events)
         sys.stdout.write(text if text.endswith("\n") or not text else text + "\n")
-    state = state_of(kernels, run)
-    if stored and state.ended:
-        keep_log(run, stored)
     if not events:
         hint = "it has ended" if state.ended else "follow it live: tools logs --follow"
         console.note(f"The log of {run} is empty; {hint}.")
 
 
 def keep_log(run: Run, stored: str) -> str:
-    """Write a log into the ledger, as Kaggle has it and as text; returns the text."""
+    """Write a log, if there is one, into the ledger, as it is and as text; returns the text."""
     text = logs.decode(logs.parse(stored))
-    write_whole(run.folder / "log.json", stored)
-    write_whole(run.folder / "log.txt", text)
+    if stored:
+        write_whole(run.folder / "log.json", stored)
+        write_whole(run.folder / "log.txt", text)
     return text
+
+
+def _so_far(kernels: Kernels, run: Run, config: Settings) -> list[logs.Event]:
+    return logs.so_far(kernels, run.kernel, run.version, min(2.0, config.timeout))
 
 
 def wait_for(reference: str | None, hours: float, json: bool) -> None:
