@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import pytest
 
 from tests.peers.kaggle import Cut, Drop, Hang, KaggleServer, Lost, Reply
@@ -53,6 +56,22 @@ def test_a_token_is_introspected_at_the_endpoint_and_sent_as_bearer(server, conf
     assert Kernels(kaggle).newest(KERNEL) is None
     assert server.calls[-1].headers["Authorization"] == f"Bearer {server.token}"
     assert server.called("IntrospectToken") == [{"token": server.token}]
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_browser_sign_in_is_used_and_renewed_at_the_endpoint(server, config, monkeypatch, fresh):
+    monkeypatch.delenv("KAGGLE_USERNAME")
+    monkeypatch.delenv("KAGGLE_KEY")
+    credentials = Path.home() / ".kaggle" / "credentials.json"
+    credentials.parent.mkdir(exist_ok=True)
+    until = "2099-01-01T00:00:00+00:00" if fresh else "2020-01-01T00:00:00+00:00"
+    found = {"refresh_token": "r", "access_token": server.token if fresh else "old"}
+    found |= {"access_token_expiration": until, "username": "ada", "scopes": []}
+    credentials.write_text(json.dumps(found))
+    kaggle = Kaggle(config)
+    assert (kaggle.user, Kernels(kaggle).quota().allowed) == ("ada", 30)
+    assert server.calls[-1].headers["Authorization"] == f"Bearer {server.token}"
+    assert len(server.called("GenerateAccessToken")) == (0 if fresh else 1)
 
 
 def test_an_expired_token_does_not_stand_in_the_way_of_a_key(server, config, monkeypatch):

@@ -15,60 +15,13 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
+from tests.peers.faults import Call, Cut, Drop, Hang, Lost, Refusal, Reply
+from tests.peers.handler import Handler, Server
 from tests.peers.storage import Storage
 
-TERMINAL = {"COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED"}
-
-
-@dataclass
-class Reply:
-    """A fault: this answer instead of the true one. A dict is sent as JSON."""
-
-    status: int
-    body: Any = b""
-    headers: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class Cut:
-    """A fault: the true answer, or the upload, breaks off after so many bytes (log: events)."""
-
-    after: int
-
-
-class Drop:
-    """A fault: the connection closes without an answer."""
-
-
-class Lost:
-    """A fault: the request is carried out, but the connection closes before its answer."""
-
-
-@dataclass
-class Hang:
-    """A fault: no answer, or no more after so many events of a log, until the server ends."""
-
-    after: int | None = None
-
-
-class Refusal(Exception):
-    """An error in Kaggle's own words."""
-
-    def __init__(self, status: int, message: str) -> None:
-        self.reply = Reply(status, {"code": status, "message": message})
-
-
-@dataclass
-class Call:
-    """One request as it arrived."""
-
-    name: str
-    body: dict
-    headers: dict[str, str]
+__all__ = ["Call", "Cut", "Drop", "Hang", "KaggleServer", "Lost", "Refusal", "Reply", "Version"]
 
 
 @dataclass
@@ -144,7 +97,7 @@ class KaggleServer:
         self._arrived = threading.Condition()
 
     def __enter__(self) -> KaggleServer:
-        self._http = _Server(("127.0.0.1", 0), _Handler)
+        self._http = Server(("127.0.0.1", 0), Handler)
         self._http.peer = self  # type: ignore[attr-defined]
         self.url = f"http://127.0.0.1:{self._http.server_port}"
         self.storage = Storage(self.url)
@@ -216,6 +169,11 @@ class KaggleServer:
         if body.get("token") != self.token:
             return {"active": False}
         return {"active": True, "username": self.user}
+
+    def GenerateAccessToken(self, body: dict) -> dict:  # noqa: N802
+        if body.get("refreshToken") != "r":
+            raise Refusal(401, "Unauthenticated")
+        return {"token": self.token, "expiresIn": 3600}
 
     def _version(self, body: dict) -> Version:
         ref = f"{body['userName']}/{body['kernelSlug']}"
@@ -399,141 +357,3 @@ class KaggleServer:
                 archive.writestr(zipfile.ZipInfo(name), content)
         url = self.storage.sign(f"{competition.slug}.zip", packed.getvalue())
         return Reply(302, headers={"Location": url})
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hangs up is no error here."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-    def do_POST(self) -> None:  # noqa: N802
-        peer = self._begin()
-        name = self.target.path.rsplit("/", 1)[-1]
-        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
-        peer.note(Call(name, body, dict(self.headers)))
-        fault = peer.take_fault(name)
-        if isinstance(fault, Reply):
-            return self._send(fault)
-        if isinstance(fault, Drop | Hang):
-            return self._break(fault)
-        if not peer.signed_in(dict(self.headers)) and name != "IntrospectToken":
-            return self._send(Refusal(401, "Unauthenticated").reply)
-        method = getattr(peer, name, None)
-        if method is None or not self.target.path.removeprefix("/api").startswith("/v1/"):
-            return self._send(Refusal(404, f"No such method: {self.target.path}").reply)
-        try:
-            answer = method(body)
-        except Refusal as refusal:
-            answer = refusal.reply
-        if isinstance(fault, Lost):
-            return self._break(fault)
-        self._send(answer if isinstance(answer, Reply) else Reply(200, answer), fault)
-
-    def do_GET(self) -> None:  # noqa: N802
-        peer = self._begin()
-        parts = self.target.path.strip("/").split("/")
-        if parts[0] == "storage":
-            peer.note(Call("download", {"path": self.target.path}, dict(self.headers)))
-            fault = peer.take_fault("download")
-            if isinstance(fault, Reply):
-                return self._send(fault)
-            if isinstance(fault, Drop | Hang):
-                return self._break(fault)
-            status, headers, body = peer.storage.get(parts[1], self.headers)
-            return self._send(Reply(status, body, headers), fault)
-        if parts[-4:-2] == ["logs", "stream"]:
-            label = parse_qs(self.target.query).get("versionLabel", [""])[0]
-            body = {"userName": parts[-2], "kernelSlug": parts[-1], "versionLabel": label}
-            peer.note(Call("logs", body, dict(self.headers)))
-            return self._stream_log(body)
-        self._send(Refusal(404, "Not Found").reply)
-
-    def do_PUT(self) -> None:  # noqa: N802
-        peer = self._begin()
-        peer.note(Call("upload", {"path": self.target.path}, dict(self.headers)))
-        fault = peer.take_fault("upload")
-        left = int(self.headers.get("Content-Length", 0))
-        if isinstance(fault, Reply):
-            self.rfile.read(left)
-            return self._send(fault)
-        if isinstance(fault, Drop | Hang):
-            return self._break(fault)
-
-        def chunks(left: int):
-            while left:
-                chunk = self.rfile.read(min(left, 1 << 16))
-                left -= len(chunk)
-                yield chunk
-
-        kept = min(left, fault.after) if isinstance(fault, Cut) else left
-        token = self.target.path.rsplit("/", 1)[-1]
-        status, headers, body = peer.storage.put(token, self.headers, chunks(kept))
-        if isinstance(fault, Cut):
-            return self._break(fault)
-        self._send(Reply(status, body, headers))
-
-    def _begin(self) -> KaggleServer:
-        self.target = urlsplit(self.path)  # a proxy's client sends the whole address
-        return self.server.peer  # type: ignore[attr-defined]
-
-    def _break(self, fault: object) -> None:
-        if isinstance(fault, Hang):
-            self.server.peer._ended.wait()  # type: ignore[attr-defined]
-        self.close_connection = True
-
-    def _send(self, reply: Reply, fault: object = None) -> None:
-        body, kind = reply.body, "text/html"
-        if isinstance(body, dict | list):
-            body, kind = json.dumps(body).encode(), "application/json"
-        self.send_response(reply.status)
-        headers = {"Content-Type": kind, "Content-Length": str(len(body))} | reply.headers
-        for name, value in (headers | self.server.peer.answer_headers).items():  # type: ignore
-            self.send_header(name, value)
-        self.end_headers()
-        if isinstance(fault, Cut):
-            self.wfile.write(body[: fault.after])
-            return self._break(fault)
-        self.wfile.write(body)
-
-    def _stream_log(self, body: dict) -> None:
-        """Events while the run goes on, from its first each time; the stored log once it ended."""
-        peer = self.server.peer  # type: ignore[attr-defined]
-        fault = peer.take_fault("logs")
-        if isinstance(fault, Reply):
-            return self._send(fault)
-        if isinstance(fault, Drop) or (isinstance(fault, Hang) and fault.after is None):
-            return self._break(fault)
-        if not peer.signed_in(dict(self.headers)):
-            return self._send(Refusal(401, "Unauthenticated").reply)
-        try:
-            version = peer._version(body)
-        except Refusal as refusal:
-            return self._send(refusal.reply)
-        if version.state in TERMINAL:
-            stored = version.stored_log().encode()
-            return self._send(Reply(200, stored, {"Content-Type": "application/json"}))
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
-        cut = fault.after if isinstance(fault, Cut | Hang) else None
-        for event in version.events[:cut]:
-            self._chunk(f"data: {json.dumps(event)}\n\n")
-        if cut is not None:
-            return self._break(fault)
-        version.states = version.states[-1:]
-        self._chunk("data: END_OF_LOG\n\n")
-        self.wfile.write(b"0\r\n\r\n")
-
-    def _chunk(self, text: str) -> None:
-        data = text.encode()
-        self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
-        self.wfile.flush()
