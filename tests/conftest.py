@@ -75,7 +75,7 @@ def server(monkeypatch):
     with KaggleServer() as server:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setenv("TOOLS_TIMEOUT", "0.5")
+        monkeypatch.setenv("TOOLS_TIMEOUT", "20")
         monkeypatch.setenv("TOOLS_RETRY_SECONDS", "5")
         monkeypatch.setattr("tools.transfer.FIRST_PAUSE", 0.01)
         yield server

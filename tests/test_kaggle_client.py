@@ -23,7 +23,7 @@ def server(monkeypatch):
 
 @pytest.fixture
 def config(server):
-    return settings.Settings(kaggle_endpoint=server.url, timeout=0.3)
+    return settings.Settings(kaggle_endpoint=server.url, timeout=20)
 
 
 class Waits(list):
@@ -160,7 +160,10 @@ def test_unknown_kernels_and_versions_are_told_apart(kaggle, server):
     ],
     ids=lambda fault: f"{type(fault).__name__}-{getattr(fault, 'status', '')}",
 )
-def test_passing_faults_are_tried_again(kaggle, server, waits, fault):
+def test_passing_faults_are_tried_again(server, waits, fault):
+    timeout = 1.0 if isinstance(fault, Hang) else 20.0
+    config = settings.Settings(kaggle_endpoint=server.url, timeout=timeout)
+    kaggle = Kaggle(config, waits.patience())
     server.faults["GetAcceleratorQuotaStatistics"] = [fault, fault]
     assert Kernels(kaggle).quota().left == 29
     assert len(waits) == 2
@@ -196,7 +199,8 @@ def test_retries_are_bounded_in_time(kaggle, server, waits):
 
 
 @pytest.mark.parametrize("fault", [Lost(), Hang(), Reply(502)])
-def test_a_push_whose_answer_was_lost_is_not_sent_again(kaggle, server, fault):
+def test_a_push_whose_answer_was_lost_is_not_sent_again(server, fault):
+    kaggle = Kaggle(settings.Settings(kaggle_endpoint=server.url, timeout=1.0))
     server.faults["SaveKernel"] = [fault]
     with pytest.raises(UncertainError, match="not known whether"):
         Kernels(kaggle).save(slug=KERNEL, text="pass")

@@ -64,7 +64,7 @@ def test_progress_is_read_from_the_kernels_lines():
 
 @pytest.fixture
 def kernels(server):
-    return Kernels(Kaggle(settings.Settings(kaggle_endpoint=server.url, timeout=0.2)))
+    return Kernels(Kaggle(settings.Settings(kaggle_endpoint=server.url, timeout=1.0)))
 
 
 @pytest.fixture
@@ -115,5 +115,5 @@ def test_a_run_that_ended_meanwhile_gives_the_rest_from_its_stored_log(kernels, 
 
 def test_what_was_written_so_far_is_read_until_the_stream_is_quiet(kernels, version, server):
     server.faults["logs"] = [Hang(3)]
-    events = logs.so_far(kernels, KERNEL, 1, quiet=0.2)
+    events = logs.so_far(kernels, KERNEL, 1, quiet=1.0)
     assert logs.decode(events) == "one\nzwölf ☃\nthree\n"

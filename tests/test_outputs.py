@@ -170,7 +170,8 @@ def test_nothing_is_fetched_before_the_pinned_version_has_ended(
     ],
     ids=["cut", "dropped", "silent", "expired", "error page", "truncated", "other bytes"],
 )
-def test_a_fault_of_the_storage_is_mended(tools, version, server, there, faults):
+def test_a_fault_of_the_storage_is_mended(tools, version, server, there, monkeypatch, faults):
+    monkeypatch.setenv("TOOLS_TIMEOUT", "2")
     server.faults["download"] = [None, *faults]
     done = tools("fetch-outputs")
     assert done.code == 0, done.err

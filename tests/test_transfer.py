@@ -18,7 +18,7 @@ def server():
 @pytest.fixture
 def fetch(server, tmp_path):
     """Download BODY to model.h5 with endless patience that takes no time."""
-    config = settings.Settings(kaggle_endpoint=server.url, timeout=0.3)
+    config = settings.Settings(kaggle_endpoint=server.url, timeout=20)
     slept = []
 
     def run(body=BODY, **options):

@@ -35,7 +35,13 @@ def test_the_status_is_that_of_the_pinned_version(tools, version):
     assert runs.find("v1").status["status"] == "COMPLETE"
 
 
-def test_the_status_of_a_running_run_tells_how_far_it_is(tools, version, server):
+@pytest.fixture
+def impatient(monkeypatch):
+    """A stream that is silent for half a second has told everything."""
+    monkeypatch.setenv("TOOLS_TIMEOUT", "0.5")
+
+
+def test_the_status_of_a_running_run_tells_how_far_it_is(tools, version, server, impatient):
     version.states = ["RUNNING"]
     server.faults["logs"] = [Hang(1)] * 2
     assert "step 5 of 10 | gen 1.0 | eta 0:10" in tools("status").err
@@ -76,7 +82,8 @@ def test_every_fault_has_its_exit_code_and_one_line_and_changes_nothing(
     tools, version, server, monkeypatch, fault, code, words
 ):
     monkeypatch.setenv("TOOLS_RETRY_SECONDS", "0")
-    monkeypatch.setenv("TOOLS_TIMEOUT", "0.2")
+    if isinstance(fault, Hang):
+        monkeypatch.setenv("TOOLS_TIMEOUT", "0.5")
     server.faults["GetKernelSessionStatus"] = [fault]
     done = tools("status")
     assert (done.code, done.out) == (code, "")
@@ -226,14 +233,14 @@ def test_the_log_as_json_is_a_list_of_events(tools, version):
     ]
 
 
-def test_the_log_of_a_running_run_is_what_it_has_written_so_far(tools, version, server):
+def test_the_log_of_a_running_run_is_what_it_has_written(tools, version, server, impatient):
     version.states = ["RUNNING"]
     server.faults["logs"] = [Hang(2)]
     assert tools("logs").out == "step 5/10 | gen 1.0 | eta 0:10\nTraceback\n"
     assert not (runs.find().folder / "log.txt").exists()
 
 
-def test_an_empty_log_is_told(tools, version, server):
+def test_an_empty_log_is_told(tools, version, server, impatient):
     server.faults["logs"] = [Hang(0)]
     version.events.clear()
     done = tools("logs")
