@@ -118,6 +118,22 @@ def test_a_file_that_a_person_has_there_is_not_replaced(tools, version, project,
     assert (project / "models" / "generator.h5").read_bytes() == FILES["generator.h5"]
 
 
+@pytest.mark.parametrize("state", ["COMPLETE", "ERROR"])
+def test_a_fetch_into_a_folder_that_broke_off_is_gone_on_with(
+    tools, version, server, project, there, monkeypatch, state
+):
+    version.states = [state]
+    if state == "ERROR":
+        del version.outputs["run.json"]
+    monkeypatch.setenv("TOOLS_RETRY_SECONDS", "0.1")
+    server.faults["download"] = [None, None, *[Drop()] * 20]
+    assert tools("fetch-outputs", "--to", "models").code == 6
+    server.faults["download"].clear()
+    done = tools("fetch-outputs", "--to", "models")
+    assert done.code == (0 if state == "COMPLETE" else 4), done.err
+    assert set(version.outputs) <= set(there("models"))
+
+
 def test_only_what_matches_is_fetched(tools, version, there):
     assert tools("fetch-outputs", "--include", "*.h5", "--include", "tensorboard/*").code == 0
     assert there() == [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import hashlib
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -166,13 +167,28 @@ def fetch(
     entries = {entry["name"]: entry for entry in record["files"]} if record else {}
     wanted = [name for name in listing.addresses if _matches(name, include)]
     wanted.sort(key=lambda name: (name == manifest.NAME, -listing.sizes.get(name, 0)))
+    log, log_name = watch.keep_log(run, kernels.log(run.kernel, run.version)), f"{run.slug}.log"
     known = {entry["name"]: entry for entry in _known(run, folder)}
     if not overwrite and folder != run.folder / FOLDER:
-        _refuse_foreign(folder, [name for name in wanted if name not in known], entries)
+        digests = {name: entry["sha256"] for name, entry in entries.items()}
+        digests[log_name] = hashlib.sha256(log.encode()).hexdigest()
+        if record:
+            digests[manifest.NAME] = transfer.sha256(run.folder / manifest.NAME)
+        new = [name for name in (*wanted, log_name) if name not in known]
+        _refuse_foreign(folder, new, digests)
     if state.status != "COMPLETE":
         write_whole(folder / PARTIAL, f"{run}: {state.status} {state.failure}\n")
 
-    log = watch.keep_log(run, kernels.log(run.kernel, run.version))
+    def note(complete: bool) -> Run:
+        return runs.record_outputs(
+            run,
+            folder=str(folder),
+            status=state.status,
+            complete=complete and state.status == "COMPLETE",
+            files=list(known.values()),
+            **manifest.summary(record),
+        )
+
     problems: list[str] = []
     sizes = [entries.get(name, {}).get("size") or listing.sizes.get(name, 0) for name in wanted]
     with console.transfer_bar() as bar:
@@ -184,19 +200,14 @@ def fetch(
             except VerificationError as failure:
                 known.pop(name, None)
                 problems.append(failure.message.rstrip("."))
-    if log and (name := f"{run.slug}.log") not in listing.addresses:
-        size, digest = verify.check(write_whole(folder / name, log), name)
-        known[name] = {"name": name, "size": size, "sha256": digest, "verified": False}
-
+            except BaseException:
+                note(complete=False)  # what came so far is this run's, and is gone on with
+                raise
+    if log and log_name not in listing.addresses:
+        size, digest = verify.check(write_whole(folder / log_name, log), log_name)
+        known[log_name] = {"name": log_name, "size": size, "sha256": digest, "verified": False}
     whole = bool(record) and {*entries, manifest.NAME} <= known.keys() and not problems
-    run = runs.record_outputs(
-        run,
-        folder=str(folder),
-        status=state.status,
-        complete=whole and state.status == "COMPLETE",
-        files=list(known.values()),
-        **manifest.summary(record),
-    )
+    run = note(complete=whole)
     if record and record.get("status") == "stopped":
         console.note("Training was stopped early; go on with it: tools push-kernel --resume")
     if listing.refused:
@@ -315,19 +326,17 @@ def _known(run: Run, folder: Path) -> Iterable[dict[str, Any]]:
     return [e for e in run.outputs.get("files", []) if inside(folder, e["name"]).is_file()]
 
 
-def _refuse_foreign(folder: Path, names: Iterable[str], entries: dict[str, Any]) -> None:
+def _refuse_foreign(folder: Path, names: Iterable[str], digests: dict[str, str]) -> None:
     """Refuse to replace files that did not come from this run."""
     for name in names:
-        path, entry = inside(folder, name), entries.get(name, {})
-        if not path.exists():
+        path = inside(folder, name)
+        if path.is_file() and transfer.sha256(path) == digests.get(name):
             continue
-        same = path.is_file() and path.stat().st_size == entry.get("size")
-        if name != manifest.NAME and same and transfer.sha256(path) == entry["sha256"]:
-            continue
-        raise UserError(
-            f"{path} is another file than this run's.",
-            "Choose another folder with --to, or replace it with --overwrite.",
-        )
+        if path.exists():
+            raise UserError(
+                f"{path} is another file than this run's.",
+                "Choose another folder with --to, or replace it with --overwrite.",
+            )
 
 
 def _local(run: Run, folder: Path, entry: dict[str, Any]) -> LocalFile:
