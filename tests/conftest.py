@@ -1,9 +1,11 @@
 """What every test needs: no colours, a wide terminal, and nobody's credentials."""
 
+import json
 import os
 import shutil
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -35,6 +37,87 @@ def clean_environment(monkeypatch, tmp_path_factory):
 def python():
     """The interpreter of the project's environment."""
     return sys.executable
+
+
+SCRIPT = '''"""A kernel with the contract of the true one, and nothing to wait for."""
+
+# %% Imports
+import json
+import sys
+
+OVERRIDES: dict[str, object] = {}
+
+# %% Run
+CONFIG = {
+    "preset": "report",
+    "predictor": "model",
+    "steps": 150000,
+    "time_budget": 8.5,
+    "channel_order": "bgr",
+    "value_scale": "unit",
+    "resume_from": "",
+    "require_gpu": False,
+    "note": "",
+}
+for name, value in OVERRIDES.items():
+    if type(value) is not type(CONFIG.get(name)):
+        sys.exit(f"error: {name} = {value!r} is no setting; there are {', '.join(CONFIG)}.")
+if "--print-config" in sys.argv:
+    print(json.dumps(CONFIG | OVERRIDES))
+'''
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A Kaggle of this test's own, with its variables set."""
+    from tests.peers.kaggle import KaggleServer
+
+    with KaggleServer() as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("TOOLS_TIMEOUT", "20")
+        monkeypatch.setenv("TOOLS_RETRY_SECONDS", "5")
+        monkeypatch.setattr("tools.transfer.FIRST_PAUSE", 0.01)
+        yield server
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project folder, in which the test runs, with the true metadata and a quick script."""
+    folder = tmp_path / "project"
+    (folder / "kernel").mkdir(parents=True)
+    (folder / "kernel" / "pix2pix.py").write_text(SCRIPT)
+    metadata = (PROJECT / "kernel-metadata.json").read_text()
+    (folder / "kernel-metadata.json").write_text(metadata)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+class Done(NamedTuple):
+    """What a command left: exit code, stdout, stderr."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def tools(monkeypatch, capsys):
+    """Run a command of the tools as its program does, in this process."""
+    from tools import cli
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["tools", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return Done(end.value.code or 0, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="session")

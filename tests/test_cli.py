@@ -1,4 +1,9 @@
+import inspect
 import subprocess
+
+import pytest
+
+from tools.cli import app
 
 HEAVY = ("kaggle", "kagglesdk", "google", "tensorflow", "pandas", "numpy", "PIL", "requests")
 
@@ -13,3 +18,13 @@ def test_help_needs_no_credentials(python):
     done = subprocess.run([python, "-m", "tools", "--help"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Kaggle" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "command", app.registered_commands, ids=lambda command: command.callback.__name__
+)
+def test_the_help_of_every_command_ends_with_an_example(command):
+    words = inspect.getdoc(command.callback).splitlines()
+    name = command.name or command.callback.__name__
+    assert words[-1].startswith(f"Example: tools {name}")
+    assert 10 < len(words[0]) < 100

@@ -5,6 +5,7 @@ Each command imports what it runs when it runs, so that help is instant and need
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -18,11 +19,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+DEFAULT_PRESET = "report"
+SESSION_HOURS = 9.0  # Kaggle has stopped GPU sessions after 9 hours, and after 12
+WAIT_HOURS = 13.0  # its longest session, and an hour in its queue
+
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 
 def main() -> None:
     """Run the command line; a failure is one line on stderr and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         app()
     except ToolsError as failure:
@@ -112,3 +120,142 @@ def sweep(
     from tools.sweep import run_sweep
 
     run_sweep(data, set_ or [], seeds, budget, limit, name, json)
+
+
+Reference = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[RUN]", help="v3, slug/v3 or owner/slug/v3.", show_default="the newest run"
+    ),
+]
+
+
+@app.command("push-kernel")
+def push_kernel(
+    preset: Annotated[str, typer.Option(help="Named settings of the kernel.")] = DEFAULT_PRESET,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Any setting of the kernel, name=value.")
+    ] = None,
+    accelerator: Annotated[
+        str, typer.Option(help="Kaggle's name of it, or cpu; by default the metadata's.")
+    ] = "",
+    timeout: Annotated[
+        float, typer.Option(help="Hours after which Kaggle stops the run.")
+    ] = SESSION_HOURS,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the training of the kernel's last version.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the run has ended.")] = False,
+    notebook: Annotated[
+        bool, typer.Option("--notebook", help="Push the cells as a notebook, with its pictures.")
+    ] = False,
+    no_run: Annotated[
+        bool, typer.Option("--no-run", help="Save the version; don't run it.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Push although a version runs, or no GPU time is left.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Render the kernel with its settings, check it, push it and enter it in the ledger.
+
+    Example: tools push-kernel --preset report --set steps=20000 --wait
+    """
+    from tools.kernel import Plan, push_and_report
+
+    plan = Plan(preset, set_ or [], accelerator, timeout, resume, notebook, no_run, force)
+    push_and_report(plan, WAIT_HOURS if wait else None, json)
+
+
+@app.command()
+def status(run: Reference = None, json: Json = False) -> None:
+    """Say what a run is doing, and how far its training is.
+
+    Example: tools status v3
+    """
+    from tools.watch import show_status
+
+    show_status(run, json)
+
+
+@app.command()
+def logs(
+    run: Reference = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Until the run has ended.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Print a run's log.
+
+    Example: tools logs --follow
+    """
+    from tools.watch import show_log
+
+    show_log(run, follow, json)
+
+
+@app.command()
+def wait(
+    run: Reference = None,
+    timeout: Annotated[float, typer.Option(help="Hours to wait; the run goes on.")] = WAIT_HOURS,
+    json: Json = False,
+) -> None:
+    """Wait until a run has ended; exit code 4 if it failed, 5 if it still goes on.
+
+    Example: tools wait && tools fetch-outputs
+    """
+    from tools.watch import wait_for
+
+    wait_for(run, timeout, json)
+
+
+@app.command("fetch-outputs")
+def fetch_outputs(
+    run: Reference = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Folder; by default runs/SLUG/vN/outputs.")
+    ] = None,
+    include: Annotated[
+        list[str] | None, typer.Option(help="Only what matches, as *.h5; may be repeated.")
+    ] = None,
+    logs_only: Annotated[
+        bool, typer.Option("--logs-only", help="Only the logs and run.json.")
+    ] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", help="Fetch nothing; list what there is.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files of another run in the folder.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Fetch what a run made, verified by size and SHA-256; only what is missing or differs.
+
+    Example: tools fetch-outputs v3 --include "*.h5" --to models
+    """
+    from tools.outputs import fetch_outputs
+
+    fetch_outputs(run, to, include or [], logs_only, list_, overwrite, json)
+
+
+@app.command()
+def runs(json: Json = False) -> None:
+    """List the runs: status, config, scores, outputs.
+
+    Example: tools runs
+    """
+    from tools.history import show_runs
+
+    show_runs(json)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Check credentials, client, quota, metadata and disk, and say what to do about each.
+
+    Example: tools doctor
+    """
+    from tools.doctor import diagnose
+
+    diagnose(json)

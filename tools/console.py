@@ -10,16 +10,21 @@ from typing import Any
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TextColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 stdout = Console(soft_wrap=True, highlight=False)
 stderr = Console(stderr=True, soft_wrap=True, highlight=False)
+if not stdout.is_terminal:
+    stdout.width = 1000  # only a terminal has an edge
 
 
 def note(message: str) -> None:
@@ -38,13 +43,19 @@ def print_json(data: Any) -> None:
     sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 
+def print_json_line(data: Any) -> None:
+    """Print ``data`` as one line of JSON on stdout, at once."""
+    sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
     """Print a table on stdout; every column but the first is aligned right."""
-    table = Table(title=title or None, title_justify="left", title_style="bold")
+    table = Table(title=Text(title) if title else None, title_justify="left", title_style="bold")
     for index, header in enumerate(headers):
         table.add_column(header, justify="right" if index else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # names from outside are no markup
     stdout.print(table, soft_wrap=False)
 
 
@@ -52,11 +63,24 @@ def progress_bar() -> Progress:
     """A bar for counted steps on stderr; silent where stderr is no terminal."""
     return Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[detail]}"),
+        TextColumn("{task.fields[detail]}", markup=False),
+        console=stderr,
+        disable=not stderr.is_terminal,
+    )
+
+
+def transfer_bar() -> Progress:
+    """A bar for bytes with rate and time left, on stderr; silent where stderr is no terminal."""
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(compact=True),
         console=stderr,
         disable=not stderr.is_terminal,
     )

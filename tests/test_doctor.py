@@ -1,0 +1,68 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.peers.kaggle import Reply
+
+
+def test_all_is_well(tools, server, project):
+    done = tools("doctor")
+    assert (done.code, done.err) == (0, "")
+    assert len(done.out.splitlines()) == 8
+    assert all(line.startswith("ok   ") for line in done.out.splitlines())
+    assert "signed in as ada" in done.out
+    assert "29.0 of 30 h left, renewed on 2026-11-28" in done.out
+    assert "photo-reconstruction, 5 submissions left today" in done.out
+    assert "pix2pix-inpainting on NvidiaTeslaT4" in done.out
+
+
+def findings(done):
+    return {finding["check"]: finding for finding in done.json}
+
+
+def test_each_fault_has_its_line_and_the_other_checks_are_done(tools, server, project, monkeypatch):
+    server.competition.accepted_rules = False
+    server.quota = {"timeUsed": "108000s", "totalTimeAllowed": "108000s"}
+    (project / "kernel-metadata.json").write_text("{}")
+    usage = shutil.disk_usage(project)._replace(free=1e9)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    done = tools("doctor", "--json")
+    assert done.code == 1
+    found = findings(done)
+    bad = [name for name, finding in found.items() if not finding["ok"]]
+    assert bad == ["metadata", "disk", "GPU quota", "competition"]
+    assert "id is missing" in found["metadata"]["words"]
+    assert "Only 1.0 GB are free" in found["disk"]["words"]
+    assert "Renewed on 2026-11-28" in found["GPU quota"]["words"]
+    assert "competitions/photo-reconstruction/rules" in found["competition"]["words"]
+    assert done.err == f"error: 4 of 8 checks failed: {', '.join(bad)}.\n"
+
+
+def test_without_credentials_the_local_checks_are_done(tools, server, project, monkeypatch):
+    monkeypatch.delenv("KAGGLE_KEY")
+    done = tools("doctor", "--json")
+    found = findings(done)
+    assert done.code == 1
+    assert not found["credentials"]["ok"]
+    assert "https://www.kaggle.com/settings" in found["credentials"]["words"]
+    assert found["metadata"]["ok"]
+    assert "GPU quota" not in found
+
+
+def test_a_key_that_kaggle_does_not_accept_is_told(tools, server, project):
+    unauthenticated = Reply(401, {"code": 401, "message": "Unauthenticated"})
+    server.faults["GetAcceleratorQuotaStatistics"] = [unauthenticated]
+    done = tools("doctor", "--json")
+    assert "did not accept the credentials" in findings(done)["GPU quota"]["words"]
+
+
+@pytest.mark.parametrize(("mode", "ok"), [(0o600, True), (0o644, False)])
+def test_a_token_that_others_can_read_is_told(tools, server, project, mode, ok):
+    token = Path.home() / ".kaggle" / "access_token"
+    token.parent.mkdir(exist_ok=True)
+    token.write_text(server.token)
+    token.chmod(mode)
+    found = findings(tools("doctor", "--json"))
+    assert found["credentials"]["ok"] is ok
+    assert ok or f"chmod 600 {token}" in found["credentials"]["words"]

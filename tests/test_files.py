@@ -1,0 +1,69 @@
+import os
+
+import pytest
+
+from tools.errors import UserError, VerificationError
+from tools.files import inside, write_whole
+
+
+def test_a_file_is_replaced_whole_and_nothing_else_is_left(tmp_path):
+    path = tmp_path / "new" / "a.json"
+    write_whole(path, "one")
+    write_whole(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert os.listdir(path.parent) == ["a.json"]
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = write_whole(tmp_path / "a.json", "old")
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(UserError, match="a.json cannot be written: No space left"):
+        write_whole(path, "new")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a/b/c.txt", "löß.png", ".hidden", "a b.txt"])
+def test_ordinary_names_stay_below_the_folder(tmp_path, name):
+    assert inside(tmp_path, name) == tmp_path / name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "/etc/passwd",
+        "../x",
+        "a/../../x",
+        "a//b",
+        "a/./b",
+        "C:\\x",
+        "a\\..\\x",
+        "a:stream",
+        "a\nb",
+        "a\x1b[2J",
+        "a\x00b",
+        "nul",
+        "aux.txt",
+        "a.",
+        "a/ ",
+        "\u202egnp.exe",
+        "x" * 300,
+    ],
+)
+def test_hostile_names_are_refused(tmp_path, name):
+    with pytest.raises(VerificationError, match="not safe"):
+        inside(tmp_path, name)
+
+
+def test_a_link_is_not_followed(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "link").symlink_to(tmp_path)
+    with pytest.raises(VerificationError):
+        inside(tmp_path / "out", "link/x")
+    with pytest.raises(VerificationError):
+        inside(tmp_path / "out", "link")

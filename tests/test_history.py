@@ -1,0 +1,57 @@
+from tools import runs
+
+KERNEL = "ada/pix2pix-inpainting"
+
+
+def test_an_empty_ledger_says_what_to_do(tools, project):
+    done = tools("runs")
+    assert (done.code, done.out) == (0, "")
+    assert "tools push-kernel" in done.err
+    assert tools("runs", "--json").json == []
+
+
+def test_runs_stand_newest_first_with_what_they_changed_and_scored(tools, project):
+    config = {"preset": "report", "predictor": "model", "steps": 10, "flip": True}
+    first = runs.record_push(KERNEL, 1, config=config, set={"steps": 10})
+    runs.record_status(first, "ERROR", "out of memory")
+    second = runs.record_push(KERNEL, 2, config=config | {"steps": 20})
+    runs.record_status(second, "COMPLETE")
+    metrics = {"hole_rmse": {"model": 0.14154}, "ratio_to_harmonic": {"model": 0.91234}}
+    runs.record_outputs(
+        second,
+        complete=True,
+        status="COMPLETE",
+        files=[{"verified": True}] * 7 + [{}],
+        metrics=metrics,
+    )
+    runs.record_submission(second.folder, {"ref": 1, "score": 0.17})
+    runs.record_submission(second.folder, {"ref": 2, "score": 0.16737})
+
+    newest, oldest = tools("runs", "--json").json
+    assert newest["run"] == "pix2pix-inpainting/v2"
+    assert newest["config"] == {"steps": 20}
+    assert (newest["status"], newest["outputs"]) == ("COMPLETE", "7 verified")
+    assert (newest["hole_rmse"], newest["ratio_to_harmonic"]) == (0.14154, 0.91234)
+    assert newest["leaderboard"] == 0.16737
+    assert (oldest["status"], oldest["config"]) == ("ERROR", {"preset": "report", "steps": 10})
+    assert oldest["leaderboard"] is None
+
+    table = tools("runs").out
+    for cell in ("v2", "steps=20", "0.1415", "0.912", "0.16737", "7 verified", "ERROR"):
+        assert cell in table
+
+
+def test_partial_outputs_are_told_apart(tools, project):
+    run = runs.record_push(KERNEL, 1)
+    runs.record_outputs(run, complete=False, status="ERROR", files=[{}, {}])
+    assert tools("runs", "--json").json[0]["outputs"] == "2 of a failed run"
+    runs.record_outputs(run, complete=False, status="COMPLETE", files=[{}])
+    assert tools("runs", "--json").json[0]["outputs"] == "1, not all"
+
+
+def test_what_a_run_wrote_is_shown_as_text_even_if_it_is_strange(tools, project):
+    run = runs.record_push(KERNEL, 1, config={"preset": "[/] [red]x"})
+    runs.record_outputs(run, complete=False, files=[], metrics=["no", "mapping"])
+    done = tools("runs")
+    assert done.code == 0
+    assert "preset=[/] [red]x" in done.out

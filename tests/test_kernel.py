@@ -1,0 +1,283 @@
+import hashlib
+import json
+
+import pytest
+
+from tests.peers.kaggle import Drop, Lost, Reply
+from tools import runs
+
+SLUG = "pix2pix-inpainting"
+KERNEL = f"ada/{SLUG}"
+
+
+@pytest.fixture
+def ledger(project):
+    """The files of the ledger, relative to its folder."""
+
+    def files():
+        found = (project / "runs").rglob("*")
+        return sorted(str(f.relative_to(project / "runs")) for f in found if f.is_file())
+
+    return files
+
+
+def test_a_push_sends_the_script_and_enters_it_in_the_ledger(tools, server, project, ledger):
+    done = tools("push-kernel", "--set", "steps=20", "--set", "note=a b")
+    assert (done.code, done.out) == (0, f"{KERNEL}/v1\n"), done.err
+    body = server.called("SaveKernel")[0]
+    text = body.pop("text")
+    line = next(line for line in text.splitlines() if line.startswith("OVERRIDES"))
+    assert eval(line.partition(" = ")[2]) == {
+        "preset": "report",
+        "channel_order": "bgr",
+        "value_scale": "unit",
+        "require_gpu": True,
+        "steps": 20,
+        "note": "a b",
+        "time_budget": 8.75,
+    }
+    assert body == {
+        "slug": KERNEL,
+        "newTitle": "Pix2Pix inpainting",
+        "language": "python",
+        "kernelType": "script",
+        "isPrivate": True,
+        "enableGpu": True,
+        "enableTpu": False,
+        "enableInternet": False,
+        "sessionTimeoutSeconds": 32400,
+        "machineShape": "NvidiaTeslaT4",
+        "competitionDataSources": ["photo-reconstruction"],
+    }
+    run = runs.find()
+    assert (run.kernel, run.version, run.push["accelerator"]) == (KERNEL, 1, "NvidiaTeslaT4")
+    assert run.push["config"]["steps"] == 20
+    assert run.push["script_sha256"] == hashlib.sha256(text.encode()).hexdigest()
+    assert (run.folder / "kernel.py").read_text() == text
+    assert ledger() == [f"{SLUG}/v1/kernel.py", f"{SLUG}/v1/push.json"]
+
+
+def test_json_is_all_that_stands_on_stdout(tools, server, project):
+    done = tools("push-kernel", "--json")
+    assert done.json["kernel"] == KERNEL
+    assert done.json["version"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "stesp=20"], "stesp = 20 is no setting"),
+        (["--set", "steps"], "'steps' is no setting. Write it as --set name=value."),
+        (["--accelerator", "NvidiaTeslaP100"], "NvidiaTeslaP100 is retired"),
+        (["--timeout", "20"], "--timeout 20 should be 0.1 to 12 hours"),
+        (["--set", "time_budget=9.5"], "time_budget = 9.5 should be hours, fewer than the 9"),
+        (["--resume"], "has never run"),
+    ],
+)
+def test_a_mistake_exits_1_and_nothing_is_pushed(
+    tools, server, project, ledger, arguments, message
+):
+    done = tools("push-kernel", *arguments)
+    assert done.code == 1
+    assert message in done.err
+    assert done.err.count("\n") == 1
+    assert done.out == ""
+    assert server.called("SaveKernel") == []
+    assert "--resume" in arguments or server.calls == []
+    assert ledger() == []
+
+
+def test_metadata_of_somebody_else_is_a_mistake(tools, server, project):
+    path = project / "kernel-metadata.json"
+    path.write_text(path.read_text().replace('"id": "', '"id": "eve/'))
+    done = tools("push-kernel")
+    assert (done.code, server.called("SaveKernel")) == (1, [])
+    assert "kernel-metadata.json is eve's, but you are ada" in done.err
+
+
+def test_a_refused_push_exits_3_and_writes_no_ledger_entry(tools, server, project, ledger):
+    error = "Maximum batch GPU session count of 2 reached."
+    server.save_extra = {"error": error, "versionNumber": 0}
+    done = tools("push-kernel")
+    assert done.code == 3
+    assert f"Kaggle refused {KERNEL}: {error}" in done.err
+    assert "Wait for one of your running sessions" in done.err
+    assert ledger() == []
+
+
+@pytest.mark.parametrize("kind", ["Dataset", "Competition", "Kernel", "Model"])
+def test_a_source_that_was_not_attached_exits_3_and_says_that_the_run_goes_on(
+    tools, server, project, kind
+):
+    server.save_extra = {f"invalid{kind}Sources": ["photo-reconstruction"]}
+    done = tools("push-kernel")
+    assert done.code == 3
+    assert f"{KERNEL} v1 runs without {kind.lower()} photo-reconstruction" in done.err
+    assert f"stop the run at https://www.kaggle.com/code/{KERNEL}" in done.err
+    assert runs.find().status["invalid_sources"] == {kind.lower(): ["photo-reconstruction"]}
+
+
+def test_an_unknown_keyword_is_only_noted(tools, server, project):
+    server.save_extra = {"invalidTags": ["gans"]}
+    done = tools("push-kernel")
+    assert done.code == 0
+    assert "does not know the keywords gans" in done.err
+
+
+@pytest.mark.parametrize("state", ["QUEUED", "RUNNING", "CANCEL_REQUESTED", "SOMETHING_NEW"])
+def test_a_push_is_refused_while_a_version_runs(tools, server, project, state):
+    server.add_version(KERNEL, states=[state])
+    done = tools("push-kernel")
+    assert done.code == 1
+    assert f"{KERNEL} v1 is still {state}. Wait for it (tools wait)" in done.err
+    assert tools("push-kernel", "--force").out == f"{KERNEL}/v2\n"
+
+
+@pytest.mark.parametrize("state", ["COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED", "NEW_SCRIPT"])
+def test_a_push_goes_on_after_a_version_has_ended(tools, server, project, state):
+    server.add_version(KERNEL, states=[state])
+    assert tools("push-kernel").code == 0
+
+
+def test_a_version_that_kaggle_does_not_show_yet_counts_as_running(tools, server, project):
+    runs.record_push(KERNEL, 1)
+    done = tools("push-kernel")
+    assert (done.code, server.called("SaveKernel")) == (1, [])
+    assert "v1 is still QUEUED" in done.err
+
+
+def test_no_gpu_time_exits_3_and_is_forced(tools, server, project, ledger):
+    server.quota = {"timeUsed": "107900s", "totalTimeAllowed": "108000s"}
+    done = tools("push-kernel")
+    assert done.code == 3
+    assert "No GPU time is left this week (30.0 of 30 h are used). It is renewed on" in done.err
+    assert ledger() == []
+    assert tools("push-kernel", "--force").code == 0
+
+
+def test_training_ends_before_the_quota_does(tools, server, project):
+    server.quota = {"timeUsed": "97200s", "totalTimeAllowed": "108000s"}
+    done = tools("push-kernel")
+    assert "3.0 h of GPU time are left this week" in done.err
+    assert runs.find().push["overrides"]["time_budget"] == 2.75
+
+
+def test_a_processor_run_needs_no_gpu_and_no_quota(tools, server, project):
+    server.quota = {"timeUsed": "108000s", "totalTimeAllowed": "108000s"}
+    assert tools("push-kernel", "--accelerator", "cpu").code == 0
+    body = server.called("SaveKernel")[0]
+    assert body["enableGpu"] is False
+    assert "machineShape" not in body
+    assert runs.find().push["overrides"]["require_gpu"] is False
+
+
+def test_a_project_without_a_competition_attaches_its_dataset_alone(tools, server, project):
+    (project / "tools.toml").write_text('competition = ""\n')
+    path = project / "kernel-metadata.json"
+    path.write_text(
+        path.read_text().replace('"dataset_sources": []', '"dataset_sources": ["a/b-c"]')
+    )
+    assert tools("push-kernel").code == 0
+    body = server.called("SaveKernel")[0]
+    assert "competitionDataSources" not in body
+    assert body["datasetDataSources"] == ["a/b-c"]
+
+
+def test_a_script_that_is_no_text_is_a_mistake(tools, server, project):
+    (project / "kernel" / "pix2pix.py").write_bytes(b"\xff\xfe")
+    done = tools("push-kernel")
+    assert done.code == 1
+    assert "pix2pix.py cannot be read" in done.err
+
+
+def test_a_save_without_a_run_says_so_to_kaggle(tools, server, project):
+    assert tools("push-kernel", "--no-run").code == 0
+    assert server.called("SaveKernel")[0]["kernelExecutionType"] == "QUICK_SAVE"
+    done = tools("wait")
+    assert done.code == 1
+    assert "was saved without running" in done.err
+
+
+def test_a_notebook_is_a_kernel_of_its_own(tools, server, project):
+    assert tools("push-kernel", "--notebook").out == f"{KERNEL}-notebook/v1\n"
+    body = server.called("SaveKernel")[0]
+    assert (body["kernelType"], body["newTitle"]) == ("notebook", "Pix2Pix inpainting notebook")
+    assert json.loads(body["text"])["nbformat"] == 4
+    assert (runs.find().folder / "kernel.ipynb").read_text() == body["text"]
+
+
+def test_resuming_attaches_the_kernels_own_output(tools, server, project):
+    server.add_version(KERNEL, states=["COMPLETE"], outputs={"checkpoint.npz": b"PK\x03\x04"})
+    assert tools("push-kernel", "--resume").code == 0
+    assert server.called("SaveKernel")[0]["kernelDataSources"] == [KERNEL]
+    run = runs.find()
+    assert run.push["overrides"]["resume_from"] == "/kaggle/input"
+    assert run.push["resumed_from"] == 1
+
+
+def test_resuming_without_a_checkpoint_is_a_mistake(tools, server, project):
+    server.add_version(KERNEL, states=["ERROR"], outputs={"training_log.csv": b"1"})
+    done = tools("push-kernel", "--resume")
+    assert done.code == 1
+    assert f"{KERNEL} v1 left no checkpoint.npz" in done.err
+
+
+def test_an_answer_that_was_lost_is_made_up_for_by_looking(tools, server, project):
+    server.add_version(KERNEL, states=["COMPLETE"])
+    server.faults["SaveKernel"] = [Lost()]
+    done = tools("push-kernel")
+    assert (done.code, done.out) == (0, f"{KERNEL}/v2\n"), done.err
+    assert len(server.kernels[KERNEL]) == 2
+    assert runs.find().version == 2
+
+
+def test_a_push_that_did_not_arrive_exits_6_and_is_not_repeated(tools, server, project, ledger):
+    server.faults["SaveKernel"] = [Drop()]
+    done = tools("push-kernel")
+    assert done.code == 6
+    assert "It is not known whether Kaggle took it" in done.err
+    assert len(server.called("SaveKernel")) == 1
+    assert ledger() == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "message"),
+    [
+        (Reply(401, {"code": 401, "message": "no"}), 7, "did not accept the credentials"),
+        (Reply(403, {"code": 403, "message": "Phone verification"}), 3, "Phone verification"),
+        (Reply(404, {"code": 404, "message": "Notebook not found"}), 3, "Notebook not found"),
+        (Reply(409, {"code": 409, "message": "The title is taken"}), 3, "The title is taken"),
+        (Reply(200, b"<html>"), 6, "no JSON"),
+        (Reply(200, {"versionNumber": 0}), 3, "gave no version number"),
+        (Reply(200, [1]), 3, "gave no version number"),
+        (Reply(200, {"versionNumber": "../../x"}), 3, "gave no version number"),
+        (Reply(200, {"versionNumber": -1}), 3, "gave no version number"),
+        (Reply(200, {"code": "x", "message": 1}), 3, "makes no sense"),
+    ],
+    ids=str,
+)
+def test_every_refusal_has_its_exit_code_and_one_line(
+    tools, server, project, ledger, fault, code, message
+):
+    server.faults["SaveKernel"] = [fault]
+    done = tools("push-kernel")
+    assert done.code == code, done.err
+    assert message in done.err
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1
+    assert server.key not in done.err
+    assert ledger() == []
+
+
+def test_without_credentials_a_push_exits_7(tools, server, project, monkeypatch):
+    monkeypatch.delenv("KAGGLE_KEY")
+    done = tools("push-kernel")
+    assert done.code == 7
+    assert "There are no Kaggle credentials. Make a token at https://www.kaggle.com/set" in done.err
+
+
+def test_push_and_wait_in_one_command(tools, server, project):
+    done = tools("push-kernel", "--wait")
+    assert (done.code, done.out) == (0, f"{KERNEL} v1 COMPLETE\n")
+    server.on_push = lambda version: version.states.__setitem__(slice(None), ["ERROR"])
+    assert tools("push-kernel", "--wait").code == 4

@@ -1,0 +1,356 @@
+import hashlib
+import io
+import json
+
+import h5py
+import pytest
+
+from tests.peers.kaggle import Cut, Drop, Hang, Reply
+from tools import outputs, runs
+from tools.errors import UserError, VerificationError
+
+KERNEL = "ada/pix2pix-inpainting"
+
+
+def hdf5(seed=0):
+    file = io.BytesIO()
+    with h5py.File(file, "w") as model:
+        model["weights"] = [seed] * 30_000
+    return file.getvalue()
+
+
+def record(written, **more):
+    """What the kernel writes last."""
+    entries = [
+        {"name": name, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in written.items()
+    ]
+    metrics = {"hole_rmse": {"model": 0.14}, "ratio_to_harmonic": {"model": 0.9}}
+    found = {"schema": 1, "status": "complete", "metrics": metrics, "files": entries}
+    return json.dumps(found | more).encode()
+
+
+FILES = {
+    "generator.h5": hdf5(),
+    "training_log.csv": b"step,loss\n1,2\n",
+    "tensorboard/events.out.tfevents.1": b"\x00" * 100,
+    "loss_curve.png": b"\x89PNG\r\n\x1a\n...",
+}
+
+
+@pytest.fixture
+def version(server, project):
+    """A version that has ended, with all that the kernel leaves."""
+    version = server.add_version(KERNEL, states=["COMPLETE"])
+    version.outputs = {**FILES, "run.json": record(FILES)}
+    version.say("step 1/2 | gen 1.0")
+    runs.record_push(KERNEL, 1)
+    return version
+
+
+@pytest.fixture
+def there(project):
+    """The names of the files in a folder, by default the run's outputs in the ledger."""
+
+    def names(folder="runs/pix2pix-inpainting/v1/outputs"):
+        found = (project / folder).rglob("*")
+        return sorted(str(f.relative_to(project / folder)) for f in found if f.is_file())
+
+    return names
+
+
+WHOLE = sorted([*FILES, "run.json", "pix2pix-inpainting.log"])
+
+
+def test_everything_is_fetched_verified_and_noted(tools, version, server, project, there):
+    server.page_size = 2
+    done = tools("fetch-outputs")
+    assert done.code == 0, done.err
+    assert there() == WHOLE
+    run = runs.find()
+    for name, content in version.outputs.items():
+        assert (run.folder / "outputs" / name).read_bytes() == content
+    assert (run.folder / "outputs" / "pix2pix-inpainting.log").read_text() == "step 1/2 | gen 1.0\n"
+    assert run.outputs["complete"] is True
+    assert run.outputs["metrics"]["ratio_to_harmonic"]["model"] == 0.9
+    listing = server.called("ListKernelSessionOutput")[0]
+    assert listing == {
+        "userName": "ada",
+        "kernelSlug": "pix2pix-inpainting",
+        "versionLabel": "v1",
+        "pageSize": 200,
+        "pageToken": "",
+    }
+    downloads = [call for call in server.calls if call.name == "download"]
+    assert all("Authorization" not in call.headers for call in downloads)
+
+
+def test_a_second_run_downloads_only_what_is_missing_or_differs(tools, version, server, project):
+    tools("fetch-outputs")
+    folder = runs.find().folder / "outputs"
+    (folder / "loss_curve.png").unlink()
+    (folder / "training_log.csv").write_bytes(b"step,loss\n1,3\n")
+    server.calls.clear()
+    assert tools("fetch-outputs").code == 0
+    paths = [call.body["path"].rsplit("/")[-1] for call in server.calls if call.name == "download"]
+    assert sorted(paths) == ["loss_curve.png", "training_log.csv"]
+    assert (folder / "training_log.csv").read_bytes() == FILES["training_log.csv"]
+
+
+def test_files_go_to_a_folder_of_ones_own(tools, version, there):
+    done = tools("fetch-outputs", "--to", "models", "--json")
+    assert there("models") == WHOLE
+    assert done.json["complete"] is True
+    assert {file["name"]: file["verified"] for file in done.json["files"]} == {
+        name: name != "pix2pix-inpainting.log" for name in WHOLE
+    }
+
+
+def test_a_file_that_a_person_has_there_is_not_replaced(tools, version, project, there):
+    (project / "models").mkdir()
+    (project / "models" / "generator.h5").write_bytes(b"mine")
+    done = tools("fetch-outputs", "--to", "models")
+    assert done.code == 1
+    assert "generator.h5 is another file than this run's. Choose another folder" in done.err
+    assert (project / "models" / "generator.h5").read_bytes() == b"mine"
+    assert there("models") == ["generator.h5"]
+    assert tools("fetch-outputs", "--to", "models", "--overwrite").code == 0
+    assert (project / "models" / "generator.h5").read_bytes() == FILES["generator.h5"]
+
+
+@pytest.mark.parametrize("state", ["COMPLETE", "ERROR"])
+def test_a_fetch_into_a_folder_that_broke_off_is_gone_on_with(
+    tools, version, server, project, there, monkeypatch, state
+):
+    version.states = [state]
+    if state == "ERROR":
+        del version.outputs["run.json"]
+    monkeypatch.setenv("TOOLS_RETRY_SECONDS", "0.1")
+    server.faults["download"] = [None, None, *[Drop()] * 20]
+    assert tools("fetch-outputs", "--to", "models").code == 6
+    server.faults["download"].clear()
+    done = tools("fetch-outputs", "--to", "models")
+    assert done.code == (0 if state == "COMPLETE" else 4), done.err
+    assert set(version.outputs) <= set(there("models"))
+
+
+def test_only_what_matches_is_fetched(tools, version, there):
+    assert tools("fetch-outputs", "--include", "*.h5", "--include", "tensorboard/*").code == 0
+    assert there() == [
+        "generator.h5",
+        "pix2pix-inpainting.log",
+        "tensorboard/events.out.tfevents.1",
+    ]
+    assert runs.find().outputs["complete"] is False
+    assert tools("fetch-outputs").code == 0
+    assert runs.find().outputs["complete"] is True
+
+
+def test_the_logs_alone_are_fetched(tools, version, there):
+    assert tools("fetch-outputs", "--logs-only").code == 0
+    assert there() == ["pix2pix-inpainting.log", "run.json", "training_log.csv"]
+
+
+def test_the_listing_shows_names_and_sizes_and_fetches_nothing(tools, version, server, there):
+    version.outputs["../evil"] = b"x"
+    done = tools("fetch-outputs", "--list", "--json")
+    sizes = {file["name"]: file["size"] for file in done.json["files"]}
+    assert sizes == {n: len(content) for n, content in version.outputs.items() if n != "../evil"}
+    assert "Not safe to write: '../evil'" in done.err
+    assert there() == []
+    assert not [call for call in server.calls if call.name == "download"]
+
+
+@pytest.mark.parametrize("state", ["QUEUED", "RUNNING", "CANCEL_REQUESTED", "WEIRD"])
+def test_nothing_is_fetched_before_the_pinned_version_has_ended(
+    tools, server, version, there, state
+):
+    server.add_version(KERNEL, states=["COMPLETE"])
+    version.states = [state]
+    done = tools("fetch-outputs", "v1")
+    assert done.code == 5
+    assert f"{KERNEL} v1 is still {state}; nothing was fetched. Wait for it: tools wait" in done.err
+    assert there() == []
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [Cut(70_000), Cut(70_000)],
+        [Drop(), Reply(503)],
+        [Hang()],
+        [Reply(403, b"<Error>ExpiredToken</Error>")],
+        [Reply(200, b"<html>come back later</html>")],
+        [Reply(200, FILES["generator.h5"][:-5])],
+        [Reply(200, hdf5(seed=1))],
+    ],
+    ids=["cut", "dropped", "silent", "expired", "error page", "truncated", "other bytes"],
+)
+def test_a_fault_of_the_storage_is_mended(tools, version, server, there, monkeypatch, faults):
+    monkeypatch.setenv("TOOLS_TIMEOUT", "2")
+    server.faults["download"] = [None, *faults]
+    done = tools("fetch-outputs")
+    assert done.code == 0, done.err
+    assert there() == WHOLE
+    assert (runs.find().folder / "outputs/generator.h5").read_bytes() == FILES["generator.h5"]
+
+
+def test_all_addresses_expired_and_all_are_asked_for_anew(tools, version, server, there):
+    listed = server.ListKernelSessionOutput
+
+    def expiring(body):
+        answer = listed(body)
+        if len(server.called("ListKernelSessionOutput")) == 1:
+            server.storage.expire()
+        return answer
+
+    server.ListKernelSessionOutput = expiring
+    assert tools("fetch-outputs").code == 0
+    assert there() == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<html>error</html>", "generator.h5 has 18 bytes instead of"),
+        (FILES["generator.h5"][:-5], "generator.h5 has"),
+        (hdf5(seed=1), "generator.h5 has the SHA-256"),
+    ],
+    ids=["error page", "truncated", "other bytes"],
+)
+def test_a_wrong_model_exits_8_and_is_not_kept(tools, version, there, content, message):
+    version.outputs["generator.h5"] = content
+    done = tools("fetch-outputs")
+    assert done.code == 8
+    assert message in done.err.splitlines()[-1]
+    assert there() == [name for name in WHOLE if name != "generator.h5"]
+    assert runs.find().outputs["complete"] is False
+
+
+def test_a_good_model_from_before_stays_when_a_wrong_one_comes(tools, version, there):
+    tools("fetch-outputs")
+    folder = runs.find().folder
+    (folder / "outputs" / "generator.h5").write_bytes(b"touched by somebody")
+    version.outputs["generator.h5"] = b"<html>"
+    assert tools("fetch-outputs").code == 8
+    assert (folder / "outputs" / "generator.h5").read_bytes() == b"touched by somebody"
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.h5", "/etc/evil", "a/../../evil", "GENERATOR.H5", "a\\b"]
+)
+def test_a_hostile_name_exits_8_and_everything_else_is_fetched(
+    tools, version, project, there, name
+):
+    version.outputs[name] = hdf5()
+    done = tools("fetch-outputs")
+    assert done.code == 8
+    assert ascii(name) in done.err
+    assert there() == WHOLE
+    assert not list(project.parent.rglob("evil*"))
+
+
+def test_a_link_in_the_folder_is_not_followed(tools, version, project, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (project / "models").mkdir()
+    (project / "models" / "tensorboard").symlink_to(tmp_path / "elsewhere")
+    done = tools("fetch-outputs", "--to", "models")
+    assert done.code == 8
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize("state", ["ERROR", "CANCEL_ACKNOWLEDGED"])
+def test_what_a_failed_run_left_is_fetched_and_marked(tools, version, there, state):
+    version.states, version.failure = [state], "out of memory"
+    del version.outputs["run.json"]
+    done = tools("fetch-outputs", "--json")
+    assert done.code == 4
+    assert "what it left is in" in done.err
+    assert done.json["complete"] is False
+    assert there() == sorted({*WHOLE, "PARTIAL.txt"} - {"run.json"})
+    folder = runs.find().folder
+    assert (folder / "outputs/PARTIAL.txt").read_text() == f"{KERNEL} v1: {state} out of memory\n"
+    assert (folder / "log.txt").read_text() == "step 1/2 | gen 1.0\n"
+    with pytest.raises(UserError, match="are not here as a whole"):
+        outputs.verified_files(runs.find())
+
+
+def test_a_run_without_a_record_exits_8(tools, version, there):
+    del version.outputs["run.json"]
+    done = tools("fetch-outputs")
+    assert done.code == 8
+    assert "left no run.json; its 4 files are not verified" in done.err
+    assert "generator.h5" in there()
+    assert runs.find().outputs["complete"] is False
+
+
+def test_a_run_without_any_output_exits_8(tools, version, there):
+    version.outputs, version.events = {}, []
+    done = tools("fetch-outputs")
+    assert done.code == 8
+    assert there() == []
+
+
+def test_a_file_that_the_record_names_but_kaggle_does_not_list_exits_8(tools, version):
+    del version.outputs["generator.h5"]
+    done = tools("fetch-outputs")
+    assert done.code == 8
+    assert "Kaggle does not list generator.h5, which the run wrote" in done.err
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"<html>",
+        b"[]",
+        record(FILES, schema=2),
+        record(FILES, files=[{"name": "../x", "size": 1, "sha256": "0" * 64}]),
+        record(FILES, files=[{"name": "x", "size": -1, "sha256": "0" * 64}]),
+        record(FILES, files=[{"name": "x", "size": 1, "sha256": "short"}]),
+        record(FILES, files=7),
+    ],
+)
+def test_a_record_that_is_none_exits_8_before_anything_is_fetched(tools, version, there, content):
+    version.outputs["run.json"] = content
+    done = tools("fetch-outputs")
+    assert done.code == 8
+    assert "run.json is not the record of a run" in done.err
+    assert there() == []
+
+
+def test_training_that_was_stopped_early_is_told(tools, version):
+    version.outputs["run.json"] = record(FILES, status="stopped")
+    done = tools("fetch-outputs")
+    assert done.code == 0
+    assert "go on with it: tools push-kernel --resume" in done.err
+    assert runs.find().outputs["ended"] == "stopped"
+
+
+def test_a_network_that_stays_away_exits_6_and_what_came_is_gone_on_with(
+    tools, version, server, there, monkeypatch
+):
+    monkeypatch.setenv("TOOLS_RETRY_SECONDS", "0.1")
+    server.faults["download"] = [None, Cut(70_000)] + [Drop()] * 20
+    done = tools("fetch-outputs")
+    assert done.code == 6
+    assert "generator.h5 did not arrive: the connection broke off. What did is kept" in done.err
+    assert [name.startswith(".generator.h5.") for name in there()] == [True]
+    server.faults["download"].clear()
+    server.calls.clear()
+    assert tools("fetch-outputs").code == 0
+    assert there() == WHOLE
+    first = next(call for call in server.calls if call.name == "download")
+    assert first.headers["Range"] == "bytes=65536-"
+
+
+def test_verified_files_are_checked_once_more(tools, version):
+    tools("fetch-outputs")
+    found = outputs.verified_files(runs.find())
+    assert [file.name for file in found][-1] == "run.json"
+    assert {file.name for file in found} == set(WHOLE)
+    model = next(file for file in found if file.name == "generator.h5")
+    assert (model.kernel, model.version, model.verified) == (KERNEL, 1, True)
+    assert model.sha256 == hashlib.sha256(FILES["generator.h5"]).hexdigest()
+    model.path.write_bytes(b"changed")
+    with pytest.raises(VerificationError, match="generator.h5 has 7 bytes instead of"):
+        outputs.verified_files(runs.find())

@@ -1,0 +1,81 @@
+import json
+
+import pytest
+
+from tools import runs
+from tools.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    (tmp_path / "kernel-metadata.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_what_is_recorded_is_read_back(project):
+    run = runs.record_push("ada/pix2pix-train", 3, url="https://x", config={"steps": 10})
+    assert run.folder == project / "runs" / "pix2pix-train" / "v3"
+    runs.record_status(run, "ERROR", "out of memory")
+    runs.record_outputs(run, files=[])
+    found = runs.read(run.folder)
+    assert (found.kernel, found.version, str(found)) == (
+        "ada/pix2pix-train",
+        3,
+        "ada/pix2pix-train v3",
+    )
+    assert found.push["config"] == {"steps": 10}
+    assert found.status["failure"] == "out of memory"
+
+
+def test_the_newest_run_is_meant_where_none_is_named(monkeypatch):
+    times = iter(["2026-01-02T00:00:00Z", "2026-01-01T00:00:00Z", "2026-01-03T00:00:00Z"])
+    monkeypatch.setattr(runs, "now", lambda: next(times))
+    runs.record_push("ada/first-kernel", 9)
+    runs.record_push("ada/first-kernel", 10)
+    runs.record_push("ada/other-kernel", 1)
+    assert str(runs.find()) == "ada/other-kernel v1"
+    assert str(runs.find("first-kernel/v9")) == "ada/first-kernel v9"
+    assert str(runs.find("ada/first-kernel/10")) == "ada/first-kernel v10"
+    assert str(runs.find("v1")) == "ada/other-kernel v1"
+    assert [run.version for run in runs.every()] == [1, 9, 10]
+
+
+def test_a_run_that_is_not_there_lists_those_that_are():
+    with pytest.raises(UserError, match="tools push-kernel"):
+        runs.find()
+    runs.record_push("ada/pix2pix-train", 3)
+    with pytest.raises(UserError, match="no run 'v4' in the ledger. There are pix2pix-train/v3"):
+        runs.find("v4")
+    for hostile in ("../../etc/v3", "", "v3/..", "v99999999999999"):
+        with pytest.raises(UserError):
+            runs.find(hostile)
+
+
+def test_the_last_line_of_a_submission_counts_and_a_torn_line_does_not():
+    run = runs.record_push("ada/pix2pix-train", 3)
+    runs.record_submission(run.folder, {"ref": 1, "status": "PENDING", "message": "first"})
+    runs.record_submission(run.folder, {"ref": 2, "status": "PENDING"})
+    runs.record_submission(run.folder, {"ref": 1, "status": "COMPLETE", "score": 0.16})
+    with (run.folder / "submissions.jsonl").open("a") as file:
+        file.write('{"ref": 2, "sta')
+    first, second = runs.read(run.folder).submissions
+    assert (first["message"], first["status"], first["score"]) == ("first", "COMPLETE", 0.16)
+    assert second["status"] == "PENDING"
+
+
+def test_an_entry_that_was_damaged_is_named(project):
+    run = runs.record_push("ada/pix2pix-train", 3)
+    (run.folder / "push.json").write_text(json.dumps({"kernel": "../../x/y", "version": 3}))
+    with pytest.raises(UserError, match="push.json is no entry"):
+        runs.read(run.folder)
+    (run.folder / "push.json").write_text("{")
+    with pytest.raises(UserError, match="push.json cannot be read"):
+        runs.every()
+
+
+@pytest.mark.parametrize("kernel", ["../x/y", "ada/../y", "ada", "ada/a/b", "ada/A b"])
+def test_a_hostile_reference_is_not_recorded(kernel, project):
+    with pytest.raises(UserError, match="no kernel reference"):
+        runs.record_push(kernel, 1)
+    assert not (project / "runs").exists()

@@ -1,0 +1,138 @@
+import os
+
+import pytest
+
+from tests.peers.kaggle import Cut, Drop, KaggleServer, Reply
+from tools import settings, transfer
+from tools.errors import NetworkError, UserError, VerificationError
+
+BODY = os.urandom(300_000)
+
+
+@pytest.fixture
+def server():
+    with KaggleServer() as server:
+        yield server
+
+
+@pytest.fixture
+def fetch(server, tmp_path):
+    """Download BODY to model.h5 with endless patience that takes no time."""
+    config = settings.Settings(kaggle_endpoint=server.url, timeout=20)
+    slept = []
+
+    def run(body=BODY, **options):
+        patience = transfer.Patience(100, sleep=slept.append, clock=lambda: sum(slept))
+        return transfer.download(
+            lambda: server.storage.sign("model.h5", body),
+            tmp_path / "model.h5",
+            config,
+            patience=patience,
+            **options,
+        )
+
+    return run
+
+
+def ranges(server):
+    return [call.headers.get("Range") for call in server.calls if call.name == "download"]
+
+
+def test_a_cut_download_goes_on_by_range(server, fetch, tmp_path):
+    server.faults["download"] = [Cut(100_000), Cut(70_000)]
+    seen = []
+    assert fetch(size=len(BODY), advance=seen.append).read_bytes() == BODY
+    assert ranges(server) == [None, "bytes=65536-", "bytes=131072-"]
+    assert sum(seen) == len(BODY)
+    assert os.listdir(tmp_path) == ["model.h5"]
+
+
+def test_an_interrupted_program_goes_on_by_range(server, fetch, tmp_path):
+    server.faults["download"] = [Cut(100_000)] + [Reply(500)] * 200
+    with pytest.raises(NetworkError, match="model.h5 did not arrive: the storage answered 500"):
+        fetch()
+    assert not (tmp_path / "model.h5").exists()
+    assert len(os.listdir(tmp_path)) == 1
+    server.faults["download"].clear()
+    assert fetch().read_bytes() == BODY
+    assert ranges(server)[-1] == "bytes=65536-"
+    assert os.listdir(tmp_path) == ["model.h5"]
+
+
+def test_what_is_left_of_another_object_is_not_gone_on_with(server, fetch, tmp_path):
+    server.faults["download"] = [Cut(100_000)] + [Drop()] * 200
+    with pytest.raises(NetworkError):
+        fetch()
+    server.faults["download"].clear()
+    other = os.urandom(200_000)
+    assert fetch(other).read_bytes() == other
+    assert os.listdir(tmp_path) == ["model.h5"]
+
+
+def test_a_shrunken_object_is_fetched_anew(server, fetch, tmp_path):
+    server.faults["download"] = [Cut(100_000)] + [Drop()] * 200
+    with pytest.raises(NetworkError):
+        fetch()
+    server.faults["download"].clear()
+    assert fetch(b"short").read_bytes() == b"short"
+    assert os.listdir(tmp_path) == ["model.h5"]
+
+
+def test_an_expired_address_is_asked_for_anew(server, fetch):
+    server.faults["download"] = [Cut(100_000), Reply(403, b"<Error>ExpiredToken</Error>")]
+    assert fetch().read_bytes() == BODY
+    addresses = {call.body["path"] for call in server.calls}
+    assert len(addresses) == 2
+
+
+def test_an_address_that_stays_refused_is_an_error_and_leaves_no_file(server, fetch, tmp_path):
+    server.faults["download"] = [Reply(403, b"<Error/>")] * 9
+    with pytest.raises(NetworkError, match="model.h5 did not arrive: the storage answered 403"):
+        fetch()
+    assert os.listdir(tmp_path) == []
+    assert len(server.calls) == 4
+
+
+def test_a_wrong_length_is_an_error_and_leaves_no_file(fetch, tmp_path):
+    with pytest.raises(VerificationError, match="300000 bytes instead of 300001"):
+        fetch(size=300_001)
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_existing_file_stays_until_the_new_one_is_whole(server, fetch, tmp_path):
+    (tmp_path / "model.h5").write_bytes(b"old")
+    server.faults["download"] = [Cut(70_000)] + [Reply(500)] * 200
+    with pytest.raises(NetworkError):
+        fetch()
+    assert (tmp_path / "model.h5").read_bytes() == b"old"
+
+
+def test_a_full_disk_is_told_before_anything_is_written(fetch, tmp_path, monkeypatch):
+    usage = transfer.shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(UserError, match="no space for 300000 more bytes"):
+        fetch()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("7", 7), ("0", 0), ("-3", 0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0), ("soon", None)],
+)
+def test_retry_after_is_read_as_number_or_date(value, seconds):
+    response = transfer.requests.Response()
+    response.headers["Retry-After"] = value
+    assert transfer.retry_after(response) == seconds
+
+
+def test_a_redirect_to_an_unsafe_place_is_not_followed_for_its_bytes(server, fetch, tmp_path):
+    with KaggleServer() as other:
+        elsewhere = other.storage.sign("x", b"evil").replace("127.0.0.1", "localhost")
+        server.faults["download"] = [Reply(302, headers={"Location": elsewhere})]
+        with pytest.raises(VerificationError, match="not HTTPS"):
+            fetch()
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_empty_file_is_a_file(fetch):
+    assert fetch(b"").read_bytes() == b""

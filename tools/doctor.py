@@ -1,0 +1,136 @@
+"""What has to be right before a push, checked one by one, with what to do about each."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools import console, metadata, render, settings
+from tools.errors import ToolsError, UserError
+
+DISK_GB = 5.0  # a run's outputs, twice: while they arrive and where they are kept
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: its name, whether all is well, and what was found or what to do."""
+
+    check: str
+    ok: bool
+    words: str
+
+
+def examine() -> Iterator[Finding]:
+    """Do every check; one that fails does not keep the others from being done."""
+    yield _try("kaggle client", _client_version)
+    yield _try("project", lambda: str(settings.project_folder()))
+    yield _try("settings", _settings)
+    yield _try("metadata", _metadata)
+    yield _try("disk", _disk)
+    yield from _service()
+
+
+def diagnose(json: bool) -> None:
+    """Print the findings; :exc:`UserError` if one is bad."""
+    found = list(examine())
+    if json:
+        console.print_json([vars(finding) for finding in found])
+    else:
+        for finding in found:
+            mark = "ok  " if finding.ok else "FAIL"
+            console.stdout.print(f"{mark} {finding.check:14} {finding.words}", markup=False)
+    bad = [finding.check for finding in found if not finding.ok]
+    if bad:
+        raise UserError(f"{len(bad)} of {len(found)} checks failed: {', '.join(bad)}.")
+
+
+def _try(check: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(check, True, look())
+    except ToolsError as failure:
+        return Finding(check, False, str(failure))
+
+
+def _client_version() -> str:
+    names = ("kaggle", "kagglesdk", "six")
+    missing = []
+    versions = []
+    for name in names:
+        try:
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        raise UserError(f"Not installed: {', '.join(missing)}.", "pip install -r requirements.txt")
+    return ", ".join(versions)
+
+
+def _settings() -> str:
+    found = settings.load()
+    return f"competition {found.competition}, {found.channel_order}, {found.value_scale}"
+
+
+def _metadata() -> str:
+    meta = metadata.load(settings.project_folder())
+    source = render.read(meta.code_file)
+    render.render(source, {})
+    size = len(source.encode()) / 1000
+    return f"{meta.slug} on {meta.machine_shape}, script of {size:.0f} kB"
+
+
+def _disk() -> str:
+    free = shutil.disk_usage(settings.project_folder()).free / 1e9
+    if free < DISK_GB:
+        raise UserError(
+            f"Only {free:.1f} GB are free.", f"Outputs may need {DISK_GB:.0f} GB; make room."
+        )
+    return f"{free:.0f} GB free"
+
+
+def _service() -> Iterator[Finding]:
+    """The checks that need Kaggle; the later ones are left out if signing in fails."""
+    from tools.kaggle_client import Kaggle
+
+    kaggle: list[Kaggle] = []
+
+    def sign_in() -> str:
+        kaggle.append(Kaggle(settings.load()))
+        _protected()
+        return f"signed in as {kaggle[0].user}"
+
+    yield _try("credentials", sign_in)
+    if not kaggle:
+        return
+    from tools.kaggle_competitions import Competitions
+    from tools.kaggle_kernels import Kernels
+
+    def quota() -> str:
+        found = Kernels(kaggle[0]).quota()
+        if found.allowed and found.left < 0.1:
+            raise UserError(
+                f"No GPU time is left of {found.allowed:.0f} h.", f"Renewed on {found.renewed}."
+            )
+        return f"{found.left:.1f} of {found.allowed:.0f} h left, renewed on {found.renewed}"
+
+    def competition() -> str:
+        config = settings.load()
+        if not config.competition:
+            return "none is set"
+        left = Competitions(kaggle[0]).limits(config.competition).allowed_now
+        return f"{config.competition}, {left} submissions left today"
+
+    yield _try("GPU quota", quota)
+    yield _try("competition", competition)
+
+
+def _protected() -> None:
+    """Refuse credential files that others on this machine can read."""
+    for name in ("kaggle.json", "access_token", "access_token.txt", "credentials.json"):
+        path = Path.home() / ".kaggle" / name
+        with contextlib.suppress(OSError):
+            if path.stat().st_mode & 0o077:
+                raise UserError(f"{path} can be read by others.", f"chmod 600 {path}")

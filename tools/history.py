@@ -1,0 +1,96 @@
+"""The ledger as a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tools import console, runs
+from tools.runs import Run
+
+
+def show_runs(json: bool) -> None:
+    """Print every run, newest first: status, what differs in its config, scores, outputs."""
+    found = runs.every()
+    rows = [_row(run, _before(run, found)) for run in found]
+    if json:
+        console.print_json(rows)
+        return
+    if not rows:
+        console.note("No run yet. Push one: tools push-kernel")
+        return
+    console.print_table(
+        ("run", "pushed", "status", "config", "hole RMSE", "/ harmonic", "leaderboard", "outputs"),
+        [
+            (
+                row["run"],
+                str(row["pushed_at"] or "")[:16].replace("T", " "),
+                row["status"],
+                ", ".join(f"{name}={value}" for name, value in row["config"].items()),
+                _figure(row["hole_rmse"], 4),
+                _figure(row["ratio_to_harmonic"], 3),
+                _figure(row["leaderboard"], 5),
+                row["outputs"],
+            )
+            for row in rows
+        ],
+    )
+
+
+def _before(run: Run, found: list[Run]) -> Run | None:
+    """The next older version of the same kernel."""
+    older = [other for other in found if other.kernel == run.kernel and other.version < run.version]
+    return max(older, key=lambda other: other.version, default=None)
+
+
+def _row(run: Run, before: Run | None) -> dict[str, Any]:
+    predictor = str(_config(run).get("predictor", "model"))
+    scores = [one["score"] for one in run.submissions if isinstance(one.get("score"), int | float)]
+    return {
+        "run": f"{run.slug}/v{run.version}",
+        "kernel": run.kernel,
+        "version": run.version,
+        "url": run.url,
+        "pushed_at": run.push.get("pushed_at"),
+        "status": run.status.get("status", "pushed"),
+        "config": _differences(run, before),
+        "hole_rmse": _number(run.outputs, "metrics", "hole_rmse", predictor),
+        "ratio_to_harmonic": _number(run.outputs, "metrics", "ratio_to_harmonic", predictor),
+        "leaderboard": min(scores, default=None),
+        "outputs": _outputs(run),
+        "folder": str(run.folder),
+    }
+
+
+def _config(run: Run) -> dict[str, Any]:
+    return run.push.get("config") or run.push.get("overrides") or {}
+
+
+def _differences(run: Run, before: Run | None) -> dict[str, Any]:
+    """What a run changed against the version before it; the first one, against the kernel."""
+    mine = _config(run)
+    if before is None:
+        return {**{n: mine[n] for n in ("preset",) if n in mine}, **(run.push.get("set") or {})}
+    theirs = _config(before)
+    return {name: value for name, value in mine.items() if theirs.get(name) != value}
+
+
+def _outputs(run: Run) -> str:
+    if not run.outputs:
+        return ""
+    files = run.outputs.get("files", [])
+    count = len(files)
+    if run.outputs.get("complete"):
+        return f"{sum(bool(file.get('verified')) for file in files)} verified"
+    partial = run.outputs.get("status") != "COMPLETE"
+    return f"{count} of a failed run" if partial else f"{count}, not all"
+
+
+def _number(found: Any, *names: str) -> float | None:
+    """A number deep in a record that a run wrote; None if it is not there."""
+    for name in names:
+        found = found.get(name) if isinstance(found, dict) else None
+    return found if isinstance(found, int | float) else None
+
+
+def _figure(value: Any, digits: int) -> str:
+    return f"{value:.{digits}f}" if isinstance(value, int | float) else ""

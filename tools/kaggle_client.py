@@ -1,0 +1,247 @@
+"""The one door to Kaggle: every request to its API leaves through here.
+
+The public client signs in and knows the messages; what it lacks is added where it builds its
+connection: timeouts, retries, a check of every answer. Versions are always asked for by their
+label. ``kaggle`` is imported on first use, because its import signs in, prints and takes a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from tools import transfer
+from tools.errors import NetworkError, RefusedError, SignInError, ToolsError, UserError
+from tools.settings import Settings
+
+T = TypeVar("T")
+
+SIGN_IN = (
+    "Make a token at https://www.kaggle.com/settings and put it in ~/.kaggle/access_token, or the "
+    "older kaggle.json in ~/.kaggle, or set KAGGLE_USERNAME and KAGGLE_KEY."
+)
+PAGE = 200  # the most that Kaggle gives at once
+PAGES = 500  # more than any listing has; a server that never ends is stopped here
+
+
+class NotFoundError(RefusedError):
+    """Kaggle says that there is no such thing (404)."""
+
+
+class NoAccessError(RefusedError):
+    """Kaggle says that it may not be seen, or that it does not exist (403)."""
+
+
+class UncertainError(NetworkError):
+    """The connection broke after a request that must not be repeated was sent."""
+
+
+class Kaggle:
+    """A signed-in connection.
+
+    Raises:
+        SignInError: there are no credentials, or they are not accepted.
+        UserError: the ``kaggle`` package cannot be imported.
+    """
+
+    def __init__(self, settings: Settings, patience: transfer.Patience | None = None) -> None:
+        self.settings = settings
+        self.patience = patience or transfer.Patience(settings.retry_seconds)
+        self._api = _api_class()(settings)
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(said):
+                self.call("signing in", lambda client: self._api.authenticate())
+        except SystemExit:
+            from kagglesdk import get_access_token_from_env
+
+            if get_access_token_from_env()[0]:
+                raise SignInError("Kaggle did not accept the access token.", SIGN_IN) from None
+            raise SignInError("There are no Kaggle credentials.", SIGN_IN) from None
+        self.user = str(self._api.config_values.get("username", ""))
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.user):
+            raise SignInError("Kaggle's credentials hold no user name.", SIGN_IN)
+
+    def pages(
+        self, doing: str, kind: Any, method: Callable[[Any], Callable[[Any], Any]], **fields: Any
+    ) -> Iterator[Any]:
+        """The pages of a listing: what the client's ``method`` answers to requests of a kind."""
+        token, seen = "", {""}
+        for _ in range(PAGES):
+            asked = request(kind, page_size=PAGE, page_token=token, **fields)
+            answer = self.call(doing, functools.partial(_apply, method, asked))
+            yield answer
+            token = answer.next_page_token or ""
+            if token in seen:
+                return
+            seen.add(token)
+        raise RefusedError(f"Kaggle's listing did not end while {doing}.")
+
+    def call(self, doing: str, ask: Callable[[Any], T], *, repeatable: bool = True) -> T:
+        """Call Kaggle, again if that may help, and turn what goes wrong into the tools' errors.
+
+        Args:
+            doing: what for, as in "pushing ada/pix2pix"; it stands in the messages.
+            ask: makes the call with the public client and gives the result.
+            repeatable: False for a call that does something each time it arrives.
+
+        Raises:
+            NotFoundError, NoAccessError, RefusedError: Kaggle said no (404, 403, other).
+            SignInError: the credentials were not accepted (401).
+            UncertainError: a call that must not be repeated was sent, and its answer was lost.
+            NetworkError: no answer within the patience.
+        """
+        import json
+
+        import requests
+
+        patience = self.patience.fresh()
+        while True:
+            response, sent, problem = None, True, ""
+            try:
+                with self._api.build_kaggle_client() as client:
+                    return ask(client)
+            except requests.HTTPError as failure:
+                response = failure.response
+                code = response.status_code if response is not None else 0
+                words = plain(self._redacted(str(failure)))
+                if code not in transfer.PASSING:
+                    raise self._refusal(doing, code, words) from failure
+                problem = f"Kaggle answered {code}"
+                sent = code != 429
+            except (json.JSONDecodeError, requests.JSONDecodeError):
+                problem = "the answer was no JSON; a proxy or a sign-in page may stand between"
+            except requests.exceptions.SSLError as failure:
+                raise NetworkError(
+                    f"Kaggle's certificate was not accepted while {doing}.",
+                    "Is this machine's clock right, and is there a proxy between?",
+                ) from failure
+            except transfer.BROKEN as failure:
+                problem = transfer.reason(failure)
+                sent = not _never_sent(failure)
+            except (AttributeError, KeyError, TypeError, ValueError) as failure:
+                raise RefusedError(
+                    f"Kaggle's answer makes no sense while {doing} ({type(failure).__name__}).",
+                    "Another version of the kaggle package may understand it.",
+                ) from failure
+            if sent and not repeatable:
+                raise UncertainError(
+                    f"The connection broke while {doing}: {problem}.",
+                    "It is not known whether Kaggle took it; look before trying again.",
+                )
+            wait = transfer.retry_after(response)
+            if not patience.pause(f"Kaggle, {doing}: {problem}", wait):
+                asked = f" and asks for {wait:.0f} s of patience" if wait else ""
+                raise NetworkError(
+                    f"Kaggle could not be reached while {doing}: {problem}{asked}.",
+                    "Try again later.",
+                )
+
+    def _refusal(self, doing: str, code: int, words: str) -> ToolsError:
+        message = f"Kaggle refused {doing} ({code}): {words.rstrip('.')}."
+        if code == 401:
+            return SignInError("Kaggle did not accept the credentials.", SIGN_IN)
+        if code == 403:
+            return NoAccessError(message, "The name may be wrong, or belong to somebody else.")
+        return NotFoundError(message) if code == 404 else RefusedError(message)
+
+    def _redacted(self, text: str) -> str:
+        from kagglesdk import get_access_token_from_env
+
+        values = [self._api.config_values.get(name) for name in ("key", "token", "api_token")]
+        for secret in [*values, get_access_token_from_env()[0]]:
+            text = text.replace(secret, "…") if secret else text
+        return re.sub(r"https?://\S+", "its address", text)
+
+
+@functools.cache
+def _api_class() -> Any:
+    """Kaggle's own client with our endpoint, timeouts and silence; built on first use."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            from kagglesdk.kaggle_http_client import KaggleHttpClient
+
+            with _no_calls(KaggleHttpClient):
+                from kaggle.api.kaggle_api_extended import KaggleApi
+    except ImportError as failure:
+        raise UserError(
+            f"The kaggle package cannot be imported: {failure}.",
+            "Install the project again: pip install -r requirements.txt",
+        ) from failure
+    except OSError as failure:
+        raise UserError(
+            f"Kaggle's folder for credentials cannot be made: {failure.strerror}.",
+            "Set KAGGLE_CONFIG_DIR to a folder that can be written.",
+        ) from failure
+
+    class Api(KaggleApi):
+        already_printed_version_warning = True
+
+        def __init__(self, settings: Settings) -> None:
+            super().__init__()
+            self._settings = settings
+
+        def build_kaggle_client(self) -> Any:
+            client = super().build_kaggle_client()
+            http = client.http_client()
+            if self._settings.kaggle_endpoint:
+                http._endpoint = self._settings.kaggle_endpoint.rstrip("/")
+            http._init_session()
+            session = http._session
+            for scheme in ("https://", "http://"):
+                session.mount(scheme, transfer.TimedAdapter(self._settings.timeout))
+            if self.config_values.get("auth_method") == "LEGACY_API_KEY" or not session.auth:
+                user, key = (self.config_values.get(name) for name in ("username", "key"))
+                session.auth = (user, key) if user and key else session.auth
+            return client
+
+    return Api
+
+
+@contextlib.contextmanager
+def _no_calls(client: Any) -> Iterator[None]:
+    """Keep ``import kaggle`` from signing in: it has no timeout, and goes to no test server."""
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise ConnectionError("not while importing")
+
+    call = client.call
+    client.call = refuse
+    try:
+        yield
+    finally:
+        client.call = call
+
+
+def _apply(method: Callable[[Any], Callable[[Any], Any]], asked: Any, client: Any) -> Any:
+    return method(client)(asked)
+
+
+def request(kind: Any, **fields: Any) -> Any:
+    """A request of one of kagglesdk's types."""
+    asked = kind()
+    for name, value in fields.items():
+        setattr(asked, name, value)
+    return asked
+
+
+def _never_sent(failure: Exception) -> bool:
+    """Whether the request cannot have reached Kaggle."""
+    import requests
+
+    words = repr(failure)
+    return isinstance(failure, requests.ConnectTimeout) or (
+        "NewConnectionError" in words or "NameResolutionError" in words
+    )
+
+
+def plain(text: str | None) -> str:
+    """Words from outside: one line, nothing that moves a terminal's cursor, not too long."""
+    words = "".join(c if c.isprintable() else " " for c in text or "")
+    words = " ".join(words.split())
+    return words if len(words) <= 300 else words[:299] + "…"

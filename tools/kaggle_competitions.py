@@ -1,0 +1,278 @@
+"""Competitions on Kaggle: data files, submissions and their scores, the leaderboard."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kagglesdk.competitions.types.competition_api_service import (
+    ApiCreateCodeSubmissionRequest,
+    ApiCreateSubmissionRequest,
+    ApiDownloadDataFileRequest,
+    ApiDownloadDataFilesRequest,
+    ApiGetLeaderboardRequest,
+    ApiGetSubmissionLimitsRequest,
+    ApiGetSubmissionRequest,
+    ApiListDataFilesRequest,
+    ApiListSubmissionsRequest,
+    ApiStartSubmissionUploadRequest,
+)
+
+from tools import transfer
+from tools.kaggle_client import Kaggle, NoAccessError, NotFoundError, plain, request
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How often the team may submit."""
+
+    today: int
+    total: int
+    allowed_now: int
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A submission as Kaggle sees it; status is PENDING, COMPLETE or ERROR."""
+
+    ref: int
+    status: str
+    score: float | None
+    error: str
+    description: str
+    file: str
+    date: str
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file of a competition; size in bytes."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A team on the leaderboard, best first."""
+
+    team: str
+    score: float
+
+
+class Competitions:
+    """The competitions that a signed-in user can reach; ``competition`` is always a slug."""
+
+    def __init__(self, kaggle: Kaggle) -> None:
+        self._kaggle = kaggle
+
+    def limits(self, competition: str) -> Limits:
+        """How many submissions are left."""
+        answer = self._call(
+            competition,
+            "asking for the submissions left",
+            "get_submission_limits",
+            ApiGetSubmissionLimitsRequest,
+        )
+        return Limits(answer.num_today or 0, answer.num_total or 0, answer.num_allowed_now or 0)
+
+    def upload_submission(
+        self, competition: str, file: Path, advance: transfer.Advance = lambda count: None
+    ) -> str:
+        """Upload a submission's file and return its token; nothing is submitted yet."""
+        answer = self._call(
+            competition,
+            f"announcing {file.name}",
+            "start_submission_upload",
+            ApiStartSubmissionUploadRequest,
+            file_name=file.name,
+            content_length=file.stat().st_size,
+            last_modified_epoch_seconds=int(file.stat().st_mtime),
+        )
+        transfer.upload(
+            answer.create_url,
+            file,
+            self._kaggle.settings,
+            advance=advance,
+            patience=self._kaggle.patience,
+        )
+        return answer.token
+
+    def create_submission(self, competition: str, token: str, message: str) -> tuple[int, str]:
+        """Submit an uploaded file. Returns the submission's reference and Kaggle's words.
+
+        Raises:
+            UncertainError: it is not known whether Kaggle took it.
+        """
+        answer = self._call(
+            competition,
+            "submitting",
+            "create_submission",
+            ApiCreateSubmissionRequest,
+            repeatable=False,
+            blob_file_tokens=token,
+            submission_description=message,
+        )
+        return answer.ref or 0, plain(answer.message)
+
+    def create_code_submission(
+        self, competition: str, kernel: str, version: int, file_name: str, message: str
+    ) -> tuple[int, str]:
+        """Submit a kernel version's output. Returns the reference and Kaggle's words.
+
+        Raises:
+            UncertainError: it is not known whether Kaggle took it.
+        """
+        owner, slug = kernel.split("/")
+        answer = self._call(
+            competition,
+            f"submitting {kernel} v{version}",
+            "create_code_submission",
+            ApiCreateCodeSubmissionRequest,
+            repeatable=False,
+            kernel_owner=owner,
+            kernel_slug=slug,
+            kernel_version=version,
+            file_name=file_name,
+            submission_description=message,
+        )
+        return answer.ref or 0, plain(answer.message)
+
+    def submission(self, ref: int) -> Submission:
+        """One submission.
+
+        Raises:
+            NotFoundError: there is none; a new one may take a moment to appear.
+        """
+        asked = request(ApiGetSubmissionRequest, ref=ref)
+        return self._kaggle.call(
+            f"asking for submission {ref}",
+            lambda client: _submission(
+                client.competitions.competition_api_client.get_submission(asked)
+            ),
+        )
+
+    def submissions(self, competition: str) -> Iterator[Submission]:
+        """The team's submissions, newest first."""
+        for answer in self._pages(
+            competition,
+            f"listing the submissions to {competition}",
+            "list_submissions",
+            ApiListSubmissionsRequest,
+        ):
+            yield from map(_submission, answer.submissions or [])
+
+    def leaderboard(self, competition: str) -> list[Entry]:
+        """The public leaderboard, best first; teams without a score are left out."""
+        rows = []
+        for answer in self._pages(
+            competition,
+            f"reading the leaderboard of {competition}",
+            "get_leaderboard",
+            ApiGetLeaderboardRequest,
+        ):
+            for row in answer.submissions or []:
+                if (score := _number(row.score)) is not None:
+                    rows.append(Entry(plain(row.team_name), score))
+        return rows
+
+    def data_files(self, competition: str) -> list[DataFile]:
+        """The files of a competition."""
+        return [
+            DataFile(file.name, file.total_bytes or 0)
+            for answer in self._pages(
+                competition,
+                f"listing the files of {competition}",
+                "list_data_files",
+                ApiListDataFilesRequest,
+            )
+            for file in answer.files or []
+        ]
+
+    def data_address(self, competition: str, file: str | None = None) -> str:
+        """A signed address of one file of a competition, or of all of them in one archive."""
+        if file is None:
+            response = self._call(
+                competition,
+                f"asking for the files of {competition}",
+                "download_data_files",
+                ApiDownloadDataFilesRequest,
+            )
+        else:
+            response = self._call(
+                competition,
+                f"asking for {file}",
+                "download_data_file",
+                ApiDownloadDataFileRequest,
+                file_name=file,
+            )
+        with response:
+            return transfer.check_address(response.url, self._kaggle.settings)
+
+    def _call(
+        self,
+        competition: str,
+        doing: str,
+        method: str,
+        kind: Any,
+        *,
+        repeatable: bool = True,
+        **fields: Any,
+    ) -> Any:
+        asked = request(kind, competition_name=competition, **fields)
+        with _explained(competition, doing):
+            return self._kaggle.call(
+                doing,
+                lambda client: getattr(client.competitions.competition_api_client, method)(asked),
+                repeatable=repeatable,
+            )
+
+    def _pages(self, competition: str, doing: str, method: str, kind: Any) -> Iterator[Any]:
+        with _explained(competition, doing):
+            yield from self._kaggle.pages(
+                doing,
+                kind,
+                lambda client: getattr(client.competitions.competition_api_client, method),
+                competition_name=competition,
+            )
+
+
+@contextlib.contextmanager
+def _explained(competition: str, doing: str) -> Iterator[None]:
+    """Say what a refusal by Kaggle mostly means where a competition is concerned."""
+    try:
+        yield
+    except NotFoundError as missing:
+        raise NotFoundError(
+            f"Kaggle found nothing when {doing} (competition {competition!r}).",
+            "Check `competition` in tools.toml.",
+        ) from missing
+    except NoAccessError as denied:
+        page = f"https://www.kaggle.com/competitions/{competition}/rules"
+        raise NoAccessError(
+            denied.message, f"Were the rules accepted at {page} , and is the slug right?"
+        ) from denied
+
+
+def _submission(answer: Any) -> Submission:
+    return Submission(
+        ref=answer.ref or 0,
+        status=answer.status.name,
+        score=_number(answer.public_score),
+        error=plain(answer.error_description),
+        description=plain(answer.description),
+        file=plain(answer.file_name),
+        date=answer.date.isoformat(timespec="seconds") + "Z" if answer.date else "",
+    )
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

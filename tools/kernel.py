@@ -1,0 +1,261 @@
+"""Push the kernel: render, check, ask what runs, send, and judge the answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tools import console, metadata, render, runs, settings, watch
+from tools.errors import RefusedError, UserError
+from tools.files import write_whole
+from tools.kaggle_client import Kaggle, NoAccessError, NotFoundError, UncertainError
+from tools.kaggle_kernels import Kernels, Pushed
+from tools.metadata import Metadata
+from tools.runs import Run
+from tools.settings import Settings
+
+MARGIN_HOURS = 0.25
+INPUT = "/kaggle/input"
+CHECKPOINT = "checkpoint.npz"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to push, and how."""
+
+    preset: str
+    settings: Sequence[str] = ()
+    accelerator: str = ""
+    timeout: float = 9.0
+    resume: bool = False
+    notebook: bool = False
+    no_run: bool = False
+    force: bool = False
+
+
+def push_and_report(plan: Plan, wait_hours: float | None, json: bool) -> None:
+    """Push, wait for so long if asked to, and print the run."""
+    run = push(plan)
+    if wait_hours is not None:
+        kernels, config = watch.connect()
+        watch.report(run, watch.wait(kernels, run, config, wait_hours), json)
+    elif json:
+        console.print_json(run.push)
+    else:
+        sys.stdout.write(f"{run.kernel}/v{run.version}\n")
+        console.note(f"Wait for it: tools wait {run.slug}/v{run.version}")
+
+
+def push(plan: Plan) -> Run:
+    """Push the project's kernel as ``plan`` says, and enter it in the ledger.
+
+    Raises:
+        UserError: the metadata, the script or a setting is wrong, or a version still runs.
+        RefusedError: Kaggle did not take it, or runs it without one of its sources.
+        UncertainError: the connection broke, and Kaggle does not show whether it took it.
+    """
+    folder = settings.project_folder()
+    config = settings.load(folder)
+    meta = metadata.load(folder)
+    if plan.accelerator:
+        meta = dataclasses.replace(meta, machine_shape=metadata.accelerator(plan.accelerator))
+    if not 0.1 <= plan.timeout <= 12:
+        raise UserError(f"--timeout {plan.timeout:g} should be 0.1 to 12 hours.")
+    source = render.read(meta.code_file)
+    overrides = _overrides(plan, config, meta)
+    effective = render.effective_config(render.render(source, overrides), folder)
+
+    kaggle = Kaggle(config)
+    kernels = Kernels(kaggle)
+    if meta.owner and meta.owner != kaggle.user:
+        raise UserError(
+            f"kernel-metadata.json is {meta.owner}'s, but you are {kaggle.user}.",
+            "Leave the owner out of id.",
+        )
+    kernel = f"{kaggle.user}/{meta.slug}" + ("-notebook" if plan.notebook else "")
+    previous, state = _newest(kernels, kernel)
+    if state and not plan.force:
+        raise UserError(
+            f"{kernel} v{previous} is still {state}.",
+            f"Wait for it (tools wait), stop it at https://www.kaggle.com/code/{kernel} , "
+            "or push anyway with --force.",
+        )
+    if plan.resume:
+        _check_resumable(kernels, kernel, previous, state)
+    if meta.machine_shape != metadata.CPU and not plan.no_run:
+        left = _gpu_hours_left(kernels, plan)
+        overrides["time_budget"] = min(overrides["time_budget"], _budget(left))
+    rendered = render.render(source, overrides)
+    text = render.notebook(rendered) if plan.notebook else rendered
+
+    sources = {
+        **meta.sources,
+        "kernel_sources": meta.sources["kernel_sources"] + [kernel] * plan.resume,
+        "competition_sources": sorted(
+            {*meta.sources["competition_sources"], config.competition} - {""}
+        ),
+    }
+    request = _request(kernel, meta, plan, sources, text)
+    pushed = _send(kernels, kernel, text, request, previous)
+    console.note(f"Pushed {kernel} v{pushed.version}: {pushed.url}")
+    run = runs.record_push(
+        kernel,
+        pushed.version,
+        url=pushed.url,
+        kernel_id=pushed.kernel_id,
+        script_sha256=hashlib.sha256(text.encode()).hexdigest(),
+        overrides=overrides,
+        set=render.parse_settings(plan.settings),
+        config={**effective, "time_budget": overrides["time_budget"]} if effective else {},
+        accelerator=meta.machine_shape,
+        timeout_hours=plan.timeout,
+        run=not plan.no_run,
+        resumed_from=previous if plan.resume else None,
+    )
+    write_whole(run.folder / ("kernel.ipynb" if plan.notebook else "kernel.py"), text)
+    _judge_sources(run, pushed)
+    return run
+
+
+def _overrides(plan: Plan, config: Settings, meta: Metadata) -> dict[str, Any]:
+    """The settings to render; what the user sets stands above what follows from the plan."""
+    overrides = {
+        "preset": plan.preset,
+        "channel_order": config.channel_order,
+        "value_scale": config.value_scale,
+        "require_gpu": meta.machine_shape != metadata.CPU,
+        "time_budget": _budget(plan.timeout),
+        **({"resume_from": INPUT} if plan.resume else {}),
+        **render.parse_settings(plan.settings),
+    }
+    budget = overrides["time_budget"]
+    if type(budget) not in (int, float) or not 0 < budget < plan.timeout:
+        raise UserError(
+            f"time_budget = {budget!r} should be hours, "
+            f"fewer than the {plan.timeout:g} of --timeout."
+        )
+    return overrides
+
+
+def _budget(hours: float) -> float:
+    """Hours of training that leave time for the last evaluation and for saving."""
+    return round(hours - min(MARGIN_HOURS, hours / 4), 2)
+
+
+def _request(
+    kernel: str, meta: Metadata, plan: Plan, sources: dict[str, list[str]], text: str
+) -> dict[str, Any]:
+    """The fields of the request; those that are empty are left to Kaggle."""
+    gpu = meta.machine_shape != metadata.CPU
+    optional = {
+        "machine_shape": meta.machine_shape if gpu else "",
+        "docker_image": meta.docker_image,
+        "docker_image_pinning_type": meta.docker_image_pinning_type,
+        "kernel_execution_type": "QUICK_SAVE" if plan.no_run else "",
+    }
+    return {
+        "slug": kernel,
+        "new_title": f"{meta.title} notebook" if plan.notebook else meta.title,
+        "text": text,
+        "language": "python",
+        "kernel_type": "notebook" if plan.notebook else "script",
+        "is_private": meta.is_private,
+        "enable_gpu": gpu,
+        "enable_tpu": False,
+        "enable_internet": meta.enable_internet,
+        "session_timeout_seconds": round(plan.timeout * 3600),
+        "category_ids": meta.keywords,
+        **{name.replace("_sources", "_data_sources"): found for name, found in sources.items()},
+        **{name: value for name, value in optional.items() if value},
+    }
+
+
+def _newest(kernels: Kernels, kernel: str) -> tuple[int, str]:
+    """Number of the newest version, and what it is doing if it has not ended."""
+    known = [run for run in runs.every() if run.kernel == kernel]
+    found = kernels.newest(kernel)
+    version = max([found[0] if found else 0, *(run.version for run in known)])
+    if not version:
+        return 0, ""
+    try:
+        state = kernels.state(kernel, version)
+    except (NotFoundError, NoAccessError):
+        fresh = any(run.version == version and run.is_fresh for run in known)
+        return version, "QUEUED" if fresh else ""
+    running = not state.ended and state.status != "NEW_SCRIPT"
+    return version, state.status if running else ""
+
+
+def _check_resumable(kernels: Kernels, kernel: str, version: int, state: str) -> None:
+    if not version or state:
+        missing = f"{kernel} v{version} has not ended" if version else f"{kernel} has never run"
+        raise UserError(f"There is nothing to resume from: {missing}.")
+    names = [file.name for file in kernels.outputs(kernel, version)]
+    if not any(name.rpartition("/")[2] == CHECKPOINT for name in names):
+        raise UserError(
+            f"There is nothing to resume from: {kernel} v{version} left no {CHECKPOINT}.",
+            "Push without --resume.",
+        )
+
+
+def _gpu_hours_left(kernels: Kernels, plan: Plan) -> float:
+    """Hours of GPU time left this week; infinite where Kaggle does not say."""
+    quota = kernels.quota()
+    if not quota.allowed:
+        console.note("Kaggle did not say how much GPU time is left.")
+        return math.inf
+    if quota.left < 0.1 and not plan.force:
+        raise RefusedError(
+            f"No GPU time is left this week ({quota.used:.1f} of {quota.allowed:.0f} h are used).",
+            f"It is renewed on {quota.renewed}." if quota.renewed else "",
+        )
+    if quota.left < plan.timeout:
+        console.note(f"{quota.left:.1f} h of GPU time are left this week; training ends before.")
+    return max(quota.left, 0.1)
+
+
+def _send(
+    kernels: Kernels, kernel: str, text: str, request: dict[str, Any], previous: int
+) -> Pushed:
+    """Push. An answer that was lost is made up for by looking at what Kaggle has now."""
+    uncertain: UncertainError | None = None
+    pushed = Pushed("", 0, 0, "", {})
+    try:
+        pushed = kernels.save(**request)
+    except UncertainError as failure:
+        uncertain = failure
+    if pushed.error:
+        full = "session count" in pushed.error.lower()
+        raise RefusedError(
+            f"Kaggle refused {kernel}: {pushed.error.rstrip('.')}.",
+            "Wait for one of your running sessions to end." if full else "",
+        )
+    if pushed.version:
+        return pushed
+    number, source = kernels.newest(kernel) or (0, "")
+    if number > previous and source.split() == text.split():
+        url = f"https://www.kaggle.com/code/{kernel}"
+        return dataclasses.replace(pushed, version=number, url=url)
+    raise uncertain or RefusedError(
+        f"Kaggle gave no version number for {kernel}.",
+        f"Look at https://www.kaggle.com/code/{kernel} .",
+    )
+
+
+def _judge_sources(run: Run, pushed: Pushed) -> None:
+    """Fail where Kaggle left a source out; it runs the version all the same."""
+    invalid = dict(pushed.invalid)
+    if keywords := invalid.pop("keyword", []):
+        console.note(f"Kaggle does not know the keywords {', '.join(keywords)}.")
+    if invalid:
+        runs.record_status(run, "QUEUED", "a source is missing", invalid_sources=invalid)
+        missing = ", ".join(f"{kind} {name}" for kind, names in invalid.items() for name in names)
+        raise RefusedError(
+            f"{run} runs without {missing}: Kaggle did not attach it.",
+            f"Correct the name or accept the rules; stop the run at {run.url} .",
+        )

@@ -1,0 +1,388 @@
+"""Fetch what a run made, and believe none of it before it is checked.
+
+``run.json``, which the kernel writes last, holds the size and the SHA-256 of every file. A file
+gets its name only after it was compared with these; a second call fetches what is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import hashlib
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tools import console, manifest, runs, transfer, verify, watch
+from tools.errors import (
+    DeadlineError,
+    RefusedError,
+    RunFailedError,
+    ToolsError,
+    UserError,
+    VerificationError,
+)
+from tools.files import inside, safe, write_whole
+from tools.kaggle_kernels import Kernels, State
+from tools.runs import Run
+from tools.settings import Settings
+
+LOGS = ("*.csv", "*.jsonl", "*.log", manifest.NAME)  # what --logs-only fetches of the outputs
+PARTIAL = "PARTIAL.txt"
+FOLDER = "outputs"  # in a run's folder in the ledger
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A file of a run on this machine; ``size`` in bytes, ``verified`` against the run's record."""
+
+    path: Path
+    name: str
+    size: int
+    sha256: str
+    verified: bool
+    kernel: str
+    version: int
+
+
+@dataclass
+class Listing:
+    """What Kaggle lists of a version: addresses and sizes by safe name, and the unsafe names."""
+
+    addresses: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
+
+
+def verified_files(run: Run) -> list[LocalFile]:
+    """The verified files of a run and its log, checked once more; ``run.json`` is last.
+
+    Raises:
+        UserError: the run was not fetched as a whole, or it failed.
+        VerificationError: a file has changed since.
+    """
+    if not run.outputs.get("complete"):
+        raise UserError(
+            f"The outputs of {run} are not here as a whole.",
+            f"Fetch them: tools fetch-outputs {run.slug}/v{run.version}",
+        )
+    folder = Path(run.outputs["folder"])
+    found = []
+    for entry in run.outputs["files"]:
+        if not entry["verified"] and entry["name"] != f"{run.slug}.log":
+            continue
+        path = inside(folder, entry["name"])
+        if not path.is_file():
+            raise VerificationError(f"{path} is not there any more.", "Fetch it again.")
+        verify.check(path, entry["name"], entry["size"], entry["sha256"])
+        found.append(_local(run, folder, entry))
+    return sorted(found, key=lambda file: file.name == manifest.NAME)
+
+
+def fetch_outputs(
+    reference: str | None,
+    to: Path | None,
+    include: Sequence[str],
+    logs_only: bool,
+    listing: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Fetch a run's outputs and its log to a folder, or list them.
+
+    Raises:
+        DeadlineError: the run has not ended.
+        RunFailedError: it failed; what it left was fetched and marked.
+        VerificationError: a file is not what the run's record says, or there is no record.
+    """
+    run = runs.find(reference)
+    kernels, config = watch.connect()
+    if listing:
+        show_listing(run, list_outputs(kernels, run), as_json)
+        return
+    state = watch.state_of(kernels, run)
+    if not state.ended:
+        raise DeadlineError(
+            f"{run} is still {state.status}; nothing was fetched.",
+            f"Wait for it: tools wait {run.slug}/v{run.version}",
+        )
+    folder = (to or run.folder / FOLDER).expanduser().absolute()
+    failure: ToolsError | None = None
+    try:
+        patterns = [*include, *(LOGS if logs_only else ())]
+        files = fetch(kernels, config, run, state, folder, patterns, overwrite)
+    except VerificationError as found:
+        failure, files = found, local_files(runs.read(run.folder))
+    show_files(runs.read(run.folder), folder, files, as_json)
+    if state.status != "COMPLETE":
+        raise RunFailedError(
+            f"{run} failed ({state.status}); what it left is in {folder}, marked by {PARTIAL}."
+            + (f" {failure.message}" if failure else ""),
+            f"Its log: {run.folder / 'log.txt'}",
+        )
+    if failure:
+        raise failure
+
+
+def list_outputs(kernels: Kernels, run: Run, sizes: bool = True) -> Listing:
+    """Every page of a version's listing; unsafe and doubled names are set aside."""
+    found, taken = Listing(), set()
+    for file in kernels.outputs(run.kernel, run.version):
+        key = unicodedata.normalize("NFC", file.name).casefold()  # as some disks compare names
+        if key in taken or not safe(file.name):
+            found.refused.append(file.name)
+        else:
+            taken.add(key)
+            found.addresses[file.name] = file.url
+    if sizes:
+        with contextlib.suppress(RefusedError):  # a comfort; the run's own record decides
+            told = kernels.file_sizes(run.kernel, run.version)
+            found.sizes = {name: told[name] for name in found.addresses if name in told}
+    return found
+
+
+def fetch(
+    kernels: Kernels,
+    config: Settings,
+    run: Run,
+    state: State,
+    folder: Path,
+    include: Sequence[str] = (),
+    overwrite: bool = False,
+) -> list[LocalFile]:
+    """Fetch the outputs that match ``include`` (all if empty), and the log, to ``folder``.
+
+    Returns:
+        The files that are in ``folder`` now.
+
+    Raises:
+        UserError: another file has one of the names in ``folder``; nothing was fetched.
+        VerificationError: after everything else was fetched.
+    """
+    listing = list_outputs(kernels, run)
+    fetcher = _Fetcher(kernels, config, run, folder, listing)
+    record = fetcher.record()
+    entries = {entry["name"]: entry for entry in record["files"]} if record else {}
+    wanted = [name for name in listing.addresses if _matches(name, include)]
+    wanted.sort(key=lambda name: (name == manifest.NAME, -listing.sizes.get(name, 0)))
+    log, log_name = watch.keep_log(run, kernels.log(run.kernel, run.version)), f"{run.slug}.log"
+    known = {entry["name"]: entry for entry in _known(run, folder)}
+    if not overwrite and folder != run.folder / FOLDER:
+        digests = {name: entry["sha256"] for name, entry in entries.items()}
+        digests[log_name] = hashlib.sha256(log.encode()).hexdigest()
+        if record:
+            digests[manifest.NAME] = transfer.sha256(run.folder / manifest.NAME)
+        new = [name for name in (*wanted, log_name) if name not in known]
+        _refuse_foreign(folder, new, digests)
+    if state.status != "COMPLETE":
+        write_whole(folder / PARTIAL, f"{run}: {state.status} {state.failure}\n")
+
+    def note(complete: bool) -> Run:
+        return runs.record_outputs(
+            run,
+            folder=str(folder),
+            status=state.status,
+            complete=complete and state.status == "COMPLETE",
+            files=list(known.values()),
+            **manifest.summary(record),
+        )
+
+    problems: list[str] = []
+    sizes = [entries.get(name, {}).get("size") or listing.sizes.get(name, 0) for name in wanted]
+    with console.transfer_bar() as bar:
+        task = bar.add_task(str(run), total=sum(sizes) or None)
+        for name in wanted:
+            bar.update(task, description=name)
+            try:
+                known[name] = fetcher.fetch(name, entries.get(name), known.get(name), bar, task)
+            except VerificationError as failure:
+                known.pop(name, None)
+                problems.append(failure.message.rstrip("."))
+            except BaseException:
+                note(complete=False)  # what came so far is this run's, and is gone on with
+                raise
+    if log and log_name not in listing.addresses:
+        size, digest = verify.check(write_whole(folder / log_name, log), log_name)
+        known[log_name] = {"name": log_name, "size": size, "sha256": digest, "verified": False}
+    whole = bool(record) and {*entries, manifest.NAME} <= known.keys() and not problems
+    run = note(complete=whole)
+    if record and record.get("status") == "stopped":
+        console.note("Training was stopped early; go on with it: tools push-kernel --resume")
+    if listing.refused:
+        names = ", ".join(map(ascii, listing.refused[:5]))
+        problems.append(f"Kaggle lists names that are not safe, or stand there twice: {names}")
+    missing = [name for name in entries if name not in listing.addresses]
+    if missing and not include:
+        problems.append(f"Kaggle does not list {', '.join(missing[:5])}, which the run wrote")
+    if not record and state.status == "COMPLETE":
+        problems.append(f"{run} left no {manifest.NAME}; its {len(wanted)} files are not verified")
+    if problems:
+        raise VerificationError(f"{'; '.join(problems)}.", f"Everything else is in {folder}.")
+    return local_files(run)
+
+
+def local_files(run: Run) -> list[LocalFile]:
+    """The files that a run's entry in the ledger names and that are still there."""
+    if "folder" not in run.outputs:
+        return []
+    folder = Path(run.outputs["folder"])
+    files = [_local(run, folder, entry) for entry in run.outputs.get("files", [])]
+    return [file for file in files if file.path.is_file()]
+
+
+class _Fetcher:
+    """One version's files on their way to one folder."""
+
+    def __init__(
+        self, kernels: Kernels, config: Settings, run: Run, folder: Path, listing: Listing
+    ) -> None:
+        self._kernels, self._config, self._run = kernels, config, run
+        self._folder = folder
+        self._fresh = dict(listing.addresses)
+
+    def record(self) -> dict[str, Any] | None:
+        """The run's own record, kept in the ledger; None where the run left none."""
+        if manifest.NAME not in self._fresh:
+            return None
+        path = self._run.folder / manifest.NAME
+        if path.is_file():
+            with contextlib.suppress(VerificationError):
+                return manifest.read(path)
+            path.unlink()
+        self._download(manifest.NAME, path, None, manifest.read, lambda count: None)
+        return manifest.read(path)
+
+    def fetch(
+        self,
+        name: str,
+        entry: dict[str, Any] | None,
+        known: dict[str, Any] | None,
+        bar: Any,
+        task: Any,
+    ) -> dict[str, Any]:
+        """Fetch one file unless it is there already. Returns its entry for the ledger."""
+        path = inside(self._folder, name)
+        expected = entry or known or {}
+        size, digest = expected.get("size"), expected.get("sha256")
+        if path.is_file() and digest and path.stat().st_size == size:
+            if transfer.sha256(path) == digest:
+                bar.advance(task, size)
+                return {"name": name, "size": size, "sha256": digest, "verified": entry is not None}
+        size, digest = (entry["size"], entry["sha256"]) if entry else (None, None)
+        if name == manifest.NAME:
+            write_whole(path, (self._run.folder / manifest.NAME).read_bytes())
+            found = verify.check(path, name)
+            return {"name": name, "size": found[0], "sha256": found[1], "verified": True}
+        found = (0, "")
+
+        def check(part: Path) -> None:
+            nonlocal found
+            found = verify.check(part, name, size, digest)
+
+        def advance(count: int) -> None:
+            bar.advance(task, count)
+
+        try:
+            self._download(name, path, size, check, advance)
+        except VerificationError:
+            self._fresh.pop(name, None)  # once more, from its beginning and a new address
+            self._download(name, path, size, check, advance)
+        return {"name": name, "size": found[0], "sha256": found[1], "verified": entry is not None}
+
+    def _download(
+        self,
+        name: str,
+        path: Path,
+        size: int | None,
+        check: Callable[[Path], object],
+        advance: transfer.Advance,
+    ) -> None:
+        transfer.download(
+            lambda: self._address(name),
+            path,
+            self._config,
+            label=name,
+            size=size,
+            check=check,
+            advance=advance,
+        )
+
+    def _address(self, name: str) -> str:
+        """An address; each is given once, and a new listing made for the next."""
+        if name not in self._fresh:
+            self._fresh = list_outputs(self._kernels, self._run, sizes=False).addresses
+        try:
+            return self._fresh.pop(name)
+        except KeyError:
+            raise RefusedError(f"Kaggle does not list {name} of {self._run} any more.") from None
+
+
+def _known(run: Run, folder: Path) -> Iterable[dict[str, Any]]:
+    """Entries of an earlier fetch into the same folder."""
+    if run.outputs.get("folder") != str(folder):
+        return []
+    return [e for e in run.outputs.get("files", []) if inside(folder, e["name"]).is_file()]
+
+
+def _refuse_foreign(folder: Path, names: Iterable[str], digests: dict[str, str]) -> None:
+    """Refuse to replace files that did not come from this run."""
+    for name in names:
+        path = inside(folder, name)
+        if path.is_file() and transfer.sha256(path) == digests.get(name):
+            continue
+        if path.exists():
+            raise UserError(
+                f"{path} is another file than this run's.",
+                "Choose another folder with --to, or replace it with --overwrite.",
+            )
+
+
+def _local(run: Run, folder: Path, entry: dict[str, Any]) -> LocalFile:
+    return LocalFile(
+        folder / entry["name"],
+        entry["name"],
+        entry["size"],
+        entry["sha256"],
+        bool(entry.get("verified")),
+        run.kernel,
+        run.version,
+    )
+
+
+def _matches(name: str, include: Sequence[str]) -> bool:
+    leaf = name.rpartition("/")[2]
+    return not include or any(fnmatch.fnmatch(name, p) or fnmatch.fnmatch(leaf, p) for p in include)
+
+
+def show_listing(run: Run, listing: Listing, as_json: bool) -> None:
+    """Print what Kaggle lists."""
+    rows = [(name, listing.sizes.get(name)) for name in listing.addresses]
+    if as_json:
+        files = [{"name": name, "size": size} for name, size in rows]
+        console.print_json({"kernel": run.kernel, "version": run.version, "files": files})
+    else:
+        console.print_table(
+            ("file", "bytes"),
+            [(name, f"{size:,}" if size is not None else "?") for name, size in rows],
+            title=str(run),
+        )
+    if listing.refused:
+        console.note(f"Not safe to write: {', '.join(ascii(name) for name in listing.refused)}")
+
+
+def show_files(run: Run, folder: Path, files: list[LocalFile], as_json: bool) -> None:
+    """Print what is in the folder now."""
+    if as_json:
+        console.print_json(
+            {"kernel": run.kernel, "version": run.version, "folder": str(folder)}
+            | {"complete": bool(run.outputs.get("complete"))}
+            | {"files": [{**vars(file), "path": str(file.path)} for file in files]}
+        )
+        return
+    console.print_table(
+        ("file", "bytes", "sha256", "verified"),
+        [(f.name, f"{f.size:,}", f.sha256[:12], "yes" if f.verified else "no") for f in files],
+        title=f"{run} in {folder}",
+    )

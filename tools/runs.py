@@ -1,0 +1,193 @@
+"""The ledger: what was pushed, what became of it, and what it scored.
+
+``runs/<slug>/v<N>/`` holds one version of a kernel. Each part has its own file and one writer, so
+that commands in two terminals do not undo each other: ``push.json`` never changes, ``status.json``
+is what was seen last, ``outputs.json`` what was fetched, ``submissions.jsonl`` only grows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tools.errors import UserError
+from tools.files import write_whole
+from tools.settings import project_folder
+
+FRESH_SECONDS = 600  # a new version may be unknown to Kaggle's status for so long
+_KERNEL = r"[A-Za-z0-9_-]+/[a-z0-9][a-z0-9-]+"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One version of a kernel, and the folder that holds what is known of it."""
+
+    folder: Path
+    kernel: str
+    version: int
+    push: dict[str, Any]
+    status: dict[str, Any]
+    outputs: dict[str, Any]
+    submissions: list[dict[str, Any]]
+
+    def __str__(self) -> str:
+        """The reference, as ``ada/pix2pix v3``."""
+        return f"{self.kernel} v{self.version}"
+
+    @property
+    def slug(self) -> str:
+        """The kernel's name without its owner."""
+        return self.kernel.split("/")[1]
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it was pushed to run so lately that Kaggle may not show it yet."""
+        try:
+            pushed = datetime.fromisoformat(str(self.push.get("pushed_at")))
+            age = (datetime.now(UTC) - pushed).total_seconds()
+        except (ValueError, TypeError):
+            return False
+        return bool(self.push.get("run", True)) and age < FRESH_SECONDS
+
+    @property
+    def url(self) -> str:
+        """The kernel's page."""
+        return self.push.get("url") or f"https://www.kaggle.com/code/{self.kernel}"
+
+
+def now() -> str:
+    """The time, UTC, as the ledger writes it."""
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def root() -> Path:
+    """The ledger's folder."""
+    return project_folder() / "runs"
+
+
+def record_push(kernel: str, version: int, **facts: Any) -> Run:
+    """Enter a version that Kaggle has taken.
+
+    Args:
+        kernel: ``owner/slug``.
+        version: the number that Kaggle gave.
+        facts: url, kernel_id, script_sha256, config, overrides, accelerator and the like.
+    """
+    if not re.fullmatch(_KERNEL, kernel) or version < 1:
+        raise UserError(f"{kernel!r} v{version} is no kernel reference.")
+    folder = root() / kernel.split("/")[1] / f"v{version}"
+    push = {"kernel": kernel, "version": version, "pushed_at": now(), **facts}
+    _write(folder / "push.json", push)
+    return read(folder)
+
+
+def record_status(run: Run, status: str, failure: str = "", **more: Any) -> Run:
+    """Note what a run was seen doing."""
+    _write(run.folder / "status.json", {"status": status, "failure": failure, "at": now(), **more})
+    return read(run.folder)
+
+
+def record_outputs(run: Run, **facts: Any) -> Run:
+    """Note what was fetched: folder, files, metrics, whether it is complete."""
+    _write(run.folder / "outputs.json", {"fetched_at": now(), **facts})
+    return read(run.folder)
+
+
+def record_submission(folder: Path, submission: dict[str, Any]) -> None:
+    """Add a submission, or news of one: the last line with a ``ref`` counts.
+
+    Args:
+        folder: a run's folder; :func:`root` for what no run has made.
+        submission: needs ``ref``; file, message, status, score, ratio, rank and the like.
+    """
+    line = json.dumps({"at": now(), **submission}, ensure_ascii=False) + "\n"
+    path = folder / "submissions.jsonl"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        with os.fdopen(handle, "ab") as file:
+            file.write(line.encode())
+    except OSError as failure:
+        raise UserError(f"{path} cannot be written: {failure.strerror}.") from failure
+
+
+def submissions(folder: Path) -> list[dict[str, Any]]:
+    """The submissions noted in a folder, oldest first, with their latest news."""
+    found: dict[Any, dict[str, Any]] = {}
+    path = folder / "submissions.jsonl"
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            entry = json.loads(line)
+            found[entry["ref"]] = found.get(entry["ref"], {}) | entry
+        except (ValueError, KeyError, TypeError):
+            continue  # a line that a power cut left unfinished
+    return list(found.values())
+
+
+def read(folder: Path) -> Run:
+    """The run in a folder.
+
+    Raises:
+        UserError: the folder holds no valid entry.
+    """
+    push = _read(folder / "push.json")
+    kernel, version = push.get("kernel"), push.get("version")
+    if not isinstance(kernel, str) or not re.fullmatch(_KERNEL, kernel) or type(version) is not int:
+        raise UserError(f"{folder / 'push.json'} is no entry of a pushed kernel.")
+    return Run(
+        folder,
+        kernel,
+        version,
+        push,
+        _read(folder / "status.json"),
+        _read(folder / "outputs.json"),
+        submissions(folder),
+    )
+
+
+def every() -> list[Run]:
+    """All runs, newest first."""
+    found = [read(path.parent) for path in root().glob("*/v*/push.json")]
+    return sorted(found, key=lambda run: (run.push.get("pushed_at", ""), run.version), reverse=True)
+
+
+def find(reference: str | None = None) -> Run:
+    """The run that a person means: the newest, ``3`` or ``v3``, ``slug/v3``, ``owner/slug/v3``.
+
+    Raises:
+        UserError: there is no such run; the message lists those that there are.
+    """
+    known = every()
+    if not known:
+        raise UserError(f"There is no run in {root()} yet.", "Push one: tools push-kernel")
+    if reference is None:
+        return known[0]
+    *names, number = reference.removesuffix("/").split("/")
+    version = re.fullmatch(r"v?(\d{1,9})", number)
+    kernel = "/".join(names) or known[0].slug
+    for run in known:
+        if version and run.version == int(version[1]) and kernel in (run.slug, run.kernel):
+            return run
+    names_known = ", ".join(f"{run.slug}/v{run.version}" for run in known[:5])
+    raise UserError(f"There is no run {reference!r} in the ledger.", f"There are {names_known}.")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as failure:
+        raise UserError(f"{path} cannot be read: {failure}.") from failure
+    if not isinstance(entry, dict):
+        raise UserError(f"{path} should hold a JSON object.")
+    return entry
+
+
+def _write(path: Path, entry: dict[str, Any]) -> None:
+    write_whole(path, json.dumps(entry, indent=2, ensure_ascii=False) + "\n")

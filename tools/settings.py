@@ -1,0 +1,160 @@
+"""The project's settings: one small TOML file, with TOOLS_* variables above it.
+
+``tools.toml`` stands beside ``kernel-metadata.json``. Nothing secret is kept there: Kaggle's and
+Google's own files and variables hold the credentials.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tools.errors import UserError
+from tools.files import write_whole
+
+FILE = "tools.toml"
+METADATA = "kernel-metadata.json"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a project can set; each field is also the variable TOOLS_<FIELD>."""
+
+    competition: str = "photo-reconstruction"
+    """The competition's slug, as in its address; empty where the data is a dataset's."""
+    channel_order: str = "bgr"
+    """Which colour is channel 0 in a submission: bgr or rgb."""
+    value_scale: str = "unit"
+    """How a submission's values are scaled: unit (pixel / 255) or minmax (per channel)."""
+    timeout: float = 60.0
+    """Seconds without a byte after which a request counts as lost."""
+    retry_seconds: float = 120.0
+    """Seconds for which a request that fails is tried again."""
+    poll_seconds: float = 5.0
+    """Seconds between the first two questions for a status; the pause grows to a minute."""
+    kaggle_endpoint: str = ""
+    """A Kaggle server on this machine, for tests; set by TOOLS_KAGGLE_ENDPOINT alone."""
+
+    def __post_init__(self) -> None:
+        """Check every value; :exc:`ValueError` names the setting."""
+        if not re.fullmatch(r"([a-z0-9][a-z0-9-]{1,98})?", self.competition):
+            raise ValueError(f"competition = {self.competition!r} is not a competition's slug")
+        for name, choices in {
+            "channel_order": ("bgr", "rgb"),
+            "value_scale": ("unit", "minmax"),
+        }.items():
+            if (value := getattr(self, name)) not in choices:
+                raise ValueError(f"{name} = {value!r} is none of {', '.join(choices)}")
+        for name in ("timeout", "retry_seconds", "poll_seconds"):
+            value = getattr(self, name)
+            if not 0 <= value < 1e6 or (name == "timeout" and value == 0):
+                raise ValueError(f"{name} = {value} is no sensible number of seconds")
+        if self.kaggle_endpoint and not on_this_machine(self.kaggle_endpoint):
+            raise ValueError(
+                f"kaggle_endpoint = {self.kaggle_endpoint!r} is not on this machine, "
+                "and credentials go nowhere else than to Kaggle"
+            )
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
+
+
+def on_this_machine(url: str) -> bool:
+    """Whether ``url`` is plain HTTP to a loopback address given in digits."""
+    parts = urlsplit(url)
+    try:
+        loopback = ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return False
+    return parts.scheme == "http" and loopback and not (parts.username or parts.password)
+
+
+def project_folder() -> Path:
+    """The folder of the project: the nearest one upwards that holds kernel-metadata.json.
+
+    Raises:
+        UserError: there is none, neither above the current folder nor beside this package.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents, Path(__file__).resolve().parent.parent):
+        if (folder / METADATA).is_file():
+            return folder
+    raise UserError(
+        f"There is no {METADATA} in {here} or above it.", "Change to the project's folder."
+    )
+
+
+def _typed(name: str, value: Any, source: str) -> Any:
+    kind = {"str": str, "float": float}[str(FIELDS[name].type)]
+    try:
+        if kind is float and not isinstance(value, bool):
+            return float(value)
+        if kind is str and isinstance(value, str):
+            return str(value)
+    except ValueError:
+        pass
+    raise UserError(f"{source}: {name} should be a {kind.__name__}, not {value!r}.")
+
+
+def load(folder: Path | None = None) -> Settings:
+    """The settings of the project in ``folder``: defaults, then tools.toml, then TOOLS_*.
+
+    Raises:
+        UserError: the file is no TOML, or a setting is unknown or ill-typed.
+    """
+    import tomllib
+
+    path = (folder or project_folder()) / FILE
+    values: dict[str, Any] = {}
+    if path.is_file():
+        try:
+            found = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as failure:
+            raise UserError(f"{path} is no valid TOML: {failure}.") from failure
+        known = [name for name in FIELDS if name != "kaggle_endpoint"]
+        for name, value in found.items():
+            if name not in known:
+                raise UserError(
+                    f"{path}: {name!r} is no setting.", f"There are {', '.join(known)}."
+                )
+            values[name] = _typed(name, value, str(path))
+    for name in FIELDS:
+        variable = f"TOOLS_{name.upper()}"
+        if variable in os.environ:
+            values[name] = _typed(name, os.environ[variable], variable)
+    try:
+        return Settings(**values)
+    except ValueError as failure:
+        raise UserError(f"{failure}.", f"Correct it in {path} or in TOOLS_*.") from failure
+
+
+def store(folder: Path | None = None, **changes: Any) -> Path:
+    """Change settings in tools.toml; comments and everything else in it stay.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        UserError: a value is not valid, or the file cannot be read or written; it is unchanged.
+    """
+    import tomlkit
+    import tomlkit.exceptions
+
+    path = (folder or project_folder()) / FILE
+    try:
+        Settings(**{name: _typed(name, value, FILE) for name, value in changes.items()})
+    except ValueError as failure:
+        raise UserError(f"{failure}.") from failure
+    try:
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        document = tomlkit.parse(text)
+    except (tomlkit.exceptions.TOMLKitError, UnicodeDecodeError) as failure:
+        raise UserError(f"{path} is no valid TOML: {failure}.") from failure
+    document.update(changes)
+    return write_whole(path, tomlkit.dumps(document))

@@ -1,0 +1,359 @@
+"""Bytes over HTTP: bounded retries, downloads that go on where they broke off, resumable uploads.
+
+Addresses come from a service and are secrets while they last (they are signed): they are checked,
+and never shown. Neither cookies nor credentials go along.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import hashlib
+import os
+import random
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError as Urllib3Error
+
+from tools import console
+from tools.errors import NetworkError, UserError, VerificationError
+from tools.settings import Settings, on_this_machine
+
+FIRST_PAUSE = 0.5  # seconds; each further one is twice as long, up to a minute
+CHUNK = 1 << 16  # what of it had not come when a connection breaks off is fetched again
+PASSING = frozenset({408, 429, 500, 502, 503, 504})
+EXPIRED = frozenset({400, 401, 403, 404, 410})
+BROKEN = (requests.RequestException, Urllib3Error)
+
+Advance = Callable[[int], None]
+
+
+class Patience:
+    """Pauses between tries, within a total number of seconds.
+
+    A pause grows from half a second to a minute, with jitter of ±50 %; the service's own
+    Retry-After takes its place, unless it is longer than what is left.
+    """
+
+    def __init__(
+        self,
+        seconds: float,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._seconds, self._sleep, self._clock = seconds, sleep, clock
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin anew, because something arrived."""
+        self._tries, self._until = 0, self._clock() + self._seconds
+
+    def fresh(self) -> Patience:
+        """Another one with the same limits, for another request."""
+        return Patience(self._seconds, self._sleep, self._clock)
+
+    def pause(self, why: str, retry_after: float | None = None) -> bool:
+        """Wait before the next try, and say so; False, at once, if it would take too long."""
+        delay = min(60.0, FIRST_PAUSE * 2.0**self._tries) * random.uniform(0.5, 1.5)
+        delay = delay if retry_after is None else retry_after
+        self._tries += 1
+        if self._tries > 100 or self._clock() + delay > self._until:
+            return False
+        if delay >= 1:
+            console.note(f"{why}; trying again in {delay:.0f} s")
+        self._sleep(delay)
+        return True
+
+
+def retry_after(response: requests.Response | None) -> float | None:
+    """Seconds that a response asks to wait, from a number or a date (RFC 9110, 10.2.3)."""
+    value = response.headers.get("Retry-After") if response is not None else None
+    if value is None:
+        return None
+    with contextlib.suppress(ValueError):
+        return max(0.0, float(value)) if value.strip().lower() != "nan" else None
+    with contextlib.suppress(ValueError, TypeError):
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    return None
+
+
+class TimedAdapter(HTTPAdapter):
+    """An adapter for clients that set no timeout of their own."""
+
+    def __init__(self, timeout: float) -> None:
+        self.limits = (min(timeout, 20.0), timeout)
+        super().__init__()
+
+    def send(self, *args: Any, **kwargs: Any) -> requests.Response:
+        """Send with a timeout: to connect, and between two bytes."""
+        kwargs["timeout"] = kwargs.get("timeout") or self.limits
+        return super().send(*args, **kwargs)
+
+
+def storage_session(settings: Settings) -> requests.Session:
+    """A session for signed addresses: timeouts, no credentials, bytes as they are."""
+    session = requests.Session()
+    session.mount("https://", TimedAdapter(settings.timeout))
+    session.mount("http://", TimedAdapter(settings.timeout))
+    session.auth = lambda request: request  # keeps ~/.netrc out of it
+    session.headers["Accept-Encoding"] = "identity"
+    return session
+
+
+def check_address(url: str, settings: Settings) -> str:
+    """``url``, if it is one that bytes may go to or come from.
+
+    Raises:
+        VerificationError: it is neither HTTPS nor, in a test, on this machine.
+    """
+    local = settings.kaggle_endpoint and on_this_machine(url)
+    if not (urlsplit(url).scheme == "https" and urlsplit(url).hostname) and not local:
+        raise VerificationError("Kaggle gave a storage address that is not HTTPS; it is not used.")
+    return url
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def download(
+    address: Callable[[], str],
+    target: Path,
+    settings: Settings,
+    *,
+    label: str = "",
+    size: int | None = None,
+    check: Callable[[Path], object] = lambda part: None,
+    advance: Advance = lambda count: None,
+    patience: Patience | None = None,
+) -> Path:
+    """Stream a file to ``target``; what arrived stays beside it until the file is whole.
+
+    A connection that breaks off, or an earlier call that did, is continued by a byte range, if the
+    object is still the same one. An address that has expired is asked for anew.
+
+    Args:
+        address: gives a fresh signed address.
+        target: appears when the last byte has been written, never before.
+        settings: timeouts and patience.
+        label: the name for messages; the target's name if empty.
+        size: bytes the file must have, where that is known.
+        check: looks at the bytes before they get the name ``target``, and raises if they are wrong.
+        advance: is told the bytes that arrive, and a negative number if they are dropped.
+        patience: how long to go on trying without a byte.
+
+    Returns:
+        ``target``.
+
+    Raises:
+        NetworkError: it did not arrive within the patience.
+        VerificationError: its length is wrong, or what ``check`` raises; nothing is kept.
+        UserError: the disk is full, or the folder cannot be written.
+    """
+    label = label or target.name
+    patience = (patience or Patience(settings.retry_seconds)).fresh()
+    refreshes = 0
+    url = address()
+    with storage_session(settings) as session:
+        while True:
+            problem, wait = "", None
+            try:
+                part, arrived = _receive(session, url, target, settings, advance)
+                if arrived:
+                    patience.renew()
+                    refreshes = 0
+                if part is not None:
+                    break
+                problem = "the connection broke off"
+            except _Status as answer:
+                problem, wait = f"the storage answered {answer.code}", answer.wait
+                if answer.code in EXPIRED:
+                    refreshes += 1
+                    if refreshes > 3:
+                        raise NetworkError(f"{label} did not arrive: {problem}.") from answer
+                    url, wait = address(), 0.0
+                elif answer.code not in PASSING:
+                    raise NetworkError(f"{label} did not arrive: {problem}.") from answer
+            except BROKEN as failure:
+                problem = reason(failure)
+            except OSError as failure:
+                raise UserError(f"{target} cannot be written: {failure.strerror}.") from failure
+            if not patience.pause(f"{label}: {problem}", wait):
+                raise NetworkError(
+                    f"{label} did not arrive: {problem}.",
+                    "What did is kept; the same command goes on from there.",
+                )
+    try:
+        length = part.stat().st_size
+        if size is not None and length != size:
+            raise VerificationError(f"{label} has {length} bytes instead of {size}.")
+        check(part)
+    except VerificationError:
+        part.unlink()
+        raise
+    os.replace(part, target)
+    return target
+
+
+class _Status(Exception):
+    def __init__(self, response: requests.Response) -> None:
+        self.code, self.wait = response.status_code, retry_after(response)
+
+
+def _receive(
+    session: requests.Session, url: str, target: Path, settings: Settings, advance: Advance
+) -> tuple[Path | None, int]:
+    """One request. Returns the part file if it is whole now, and the bytes that arrived."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    found = list(target.parent.glob(f".{_globbed(target.name)}.*.part"))
+    part = found[0] if len(found) == 1 else None
+    start = part.stat().st_size if part is not None else 0
+    headers = {"Range": f"bytes={start}-"} if start else {}
+    check_address(url, settings)
+    with session.get(url, headers=headers, stream=True) as response:
+        check_address(response.url, settings)
+        if response.status_code == 416 and part is not None:
+            part.unlink()
+            return None, 0
+        if response.status_code not in (200, 206):
+            raise _Status(response)
+        start, total = _span(response) if response.status_code == 206 else (0, _length(response))
+        kept = target.with_name(f".{target.name}.{_identity(response, total)}.part")
+        if response.status_code == 206 and (kept != part or kept.stat().st_size != start):
+            if part is not None:
+                part.unlink()  # of another object: begin anew
+            return None, 0
+        for stale in found:
+            if stale != kept:
+                stale.unlink()
+        if total is not None and shutil.disk_usage(target.parent).free < total - start:
+            raise OSError(28, f"no space for {total - start} more bytes")
+        arrived = 0
+        advance(start)
+        with kept.open("ab" if start else "wb") as file:
+            try:
+                for chunk in response.iter_content(CHUNK):
+                    file.write(chunk)
+                    arrived += len(chunk)
+                    advance(len(chunk))
+            except BROKEN:
+                advance(-start - arrived)
+                return None, arrived
+        if total is not None and start + arrived < total:
+            advance(-start - arrived)
+            return None, arrived
+        return kept, arrived
+
+
+def _globbed(name: str) -> str:
+    return re.sub(r"([*?\[])", r"[\1]", name)
+
+
+def _length(response: requests.Response) -> int | None:
+    value = response.headers.get("Content-Length", "")
+    return int(value) if value.isdecimal() and "Content-Encoding" not in response.headers else None
+
+
+def _span(response: requests.Response) -> tuple[int, int | None]:
+    span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+    if span is None:
+        return -1, None
+    return int(span[1]), int(span[2]) if span[2] != "*" else None
+
+
+def _identity(response: requests.Response, total: int | None) -> str:
+    """What tells two objects of one name apart, short enough for a file name."""
+    marks = [response.headers.get(name, "") for name in ("ETag", "Last-Modified")]
+    return hashlib.sha256(f"{marks} {total}".encode()).hexdigest()[:12]
+
+
+def upload(
+    url: str,
+    source: Path,
+    settings: Settings,
+    *,
+    advance: Advance = lambda count: None,
+    patience: Patience | None = None,
+) -> None:
+    """Send a file to a signed address, going on where the connection broke off.
+
+    Raises:
+        NetworkError: the storage did not take it; the message has its status, never the address.
+    """
+    check_address(url, settings)
+    patience = (patience or Patience(settings.retry_seconds)).fresh()
+    size, done, told = source.stat().st_size, 0, 0
+
+    def count(sent: int) -> None:
+        nonlocal told
+        told += sent
+        advance(sent)
+
+    with storage_session(settings) as session:
+        while True:
+            wait = None
+            try:
+                headers = {"Content-Range": f"bytes {done}-{size - 1}/{size}"} if done else {}
+                response = session.put(url, data=_Body(source, done, count), headers=headers)
+                code, wait = response.status_code, retry_after(response)
+                problem = f"the storage answered {code}"
+                if code in (200, 201):
+                    return
+                if code not in PASSING:
+                    raise NetworkError(f"{source.name} was not uploaded: {problem}.")
+            except BROKEN as failure:
+                problem = reason(failure)
+            if not patience.pause(f"{source.name}: {problem}", wait):
+                raise NetworkError(
+                    f"{source.name} was not uploaded: {problem}.", "Try again later."
+                )
+            before, done = done, 0
+            with contextlib.suppress(*BROKEN):
+                ask = session.put(url, headers={"Content-Range": f"bytes */{size}"})
+                if ask.status_code in (200, 201):
+                    return
+                kept = re.fullmatch(r"bytes=0-(\d+)", ask.headers.get("Range", ""))
+                done = int(kept[1]) + 1 if ask.status_code == 308 and kept else 0
+            if done > before:
+                patience.renew()
+            count(done - told)  # what was sent in vain does not count
+
+
+class _Body:
+    """A file from an offset on, as a request's body with a length."""
+
+    def __init__(self, source: Path, start: int, advance: Advance) -> None:
+        self._source, self._start, self._advance = source, start, advance
+        self.len = source.stat().st_size - start
+
+    def __iter__(self) -> Iterator[bytes]:
+        with self._source.open("rb") as file:
+            file.seek(self._start)
+            while chunk := file.read(CHUNK):
+                yield chunk
+                self._advance(len(chunk))
+
+
+def reason(failure: Exception) -> str:
+    """What broke, in words without addresses (they may be signed)."""
+    if isinstance(failure, requests.Timeout):
+        return "no answer in time"
+    if isinstance(failure, requests.exceptions.ProxyError):
+        return "the proxy did not answer"
+    if isinstance(failure, requests.exceptions.SSLError):
+        return "the server's certificate was not accepted"
+    if "NameResolution" in repr(failure) or "getaddrinfo" in repr(failure):
+        return "the host's name was not found"
+    if "refused" in str(failure):
+        return "the connection was refused"
+    return "the connection broke off"

@@ -1,0 +1,230 @@
+"""Follow a run: its status, its log, and its end. Always that of one version."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from tools import console, logs, runs, settings
+from tools.errors import DeadlineError, RunFailedError, UserError
+from tools.files import write_whole
+from tools.kaggle_client import Kaggle, NotFoundError
+from tools.kaggle_kernels import Kernels, State
+from tools.runs import Run
+from tools.settings import Settings
+
+
+def connect() -> tuple[Kernels, Settings]:
+    """A signed-in connection to the kernels, with the project's settings."""
+    config = settings.load()
+    return Kernels(Kaggle(config)), config
+
+
+def state_of(kernels: Kernels, run: Run) -> State:
+    """What a run is doing, noted in the ledger; QUEUED while Kaggle does not show it yet."""
+    try:
+        state = kernels.state(run.kernel, run.version)
+    except NotFoundError:
+        if not run.is_fresh:
+            raise
+        return State("QUEUED")
+    known = (run.status.get("status"), run.status.get("failure"))
+    if known != (state.status, state.failure):
+        runs.record_status(run, state.status, state.failure)
+    return state
+
+
+def show_status(reference: str | None, json: bool) -> None:
+    """Print what a run is doing."""
+    run = runs.find(reference)
+    kernels, config = connect()
+    state = state_of(kernels, run)
+    progress = None
+    if state.status == "RUNNING":
+        progress = logs.progress(logs.decode(_so_far(kernels, run, config)))
+    if json:
+        console.print_json(
+            {
+                "kernel": run.kernel,
+                "version": run.version,
+                "status": state.status,
+                "ended": state.ended,
+                "failure": state.failure,
+                "progress": vars(progress) if progress else None,
+                "url": run.url,
+                "pushed_at": run.push.get("pushed_at"),
+            }
+        )
+        return
+    sys.stdout.write(f"{run} {state.status}\n")
+    if progress:
+        console.note(f"step {progress.step:,} of {progress.steps:,} | {progress.detail}")
+    if state.failure:
+        console.note(state.failure)
+    console.note(_next_step(run, state))
+
+
+def show_log(reference: str | None, follow: bool, json: bool) -> None:
+    """Print a run's log, or follow it until the run has ended."""
+    run = runs.find(reference)
+    kernels, config = connect()
+    if follow:
+        with _interruptible(run, "logs --follow"):
+            for event in logs.follow(kernels, run.kernel, run.version, config.poll_seconds):
+                if json:
+                    console.print_json_line(vars(event))
+                else:
+                    sys.stdout.write(logs.decode([event]))
+                    sys.stdout.flush()
+        return
+    state = state_of(kernels, run)
+    stored = kernels.log(run.kernel, run.version) if state.ended else ""
+    keep_log(run, stored)
+    events = logs.parse(stored) if state.ended else _so_far(kernels, run, config)
+    if json:
+        console.print_json([vars(event) for event in events])
+    else:
+        text = logs.decode(events)
+        sys.stdout.write(text if text.endswith("\n") or not text else text + "\n")
+    if not events:
+        hint = "it has ended" if state.ended else "follow it live: tools logs --follow"
+        console.note(f"The log of {run} is empty; {hint}.")
+
+
+def keep_log(run: Run, stored: str) -> str:
+    """Write a log, if there is one, into the ledger, as it is and as text; returns the text."""
+    text = logs.decode(logs.parse(stored))
+    if stored:
+        write_whole(run.folder / "log.json", stored)
+        write_whole(run.folder / "log.txt", text)
+    return text
+
+
+def _so_far(kernels: Kernels, run: Run, config: Settings) -> list[logs.Event]:
+    return logs.so_far(kernels, run.kernel, run.version, min(2.0, config.timeout))
+
+
+def wait_for(reference: str | None, hours: float, json: bool) -> None:
+    """Wait until a run has ended, and print how."""
+    run = runs.find(reference)
+    kernels, config = connect()
+    report(run, wait(kernels, run, config, hours), json)
+
+
+def report(run: Run, state: State, json: bool) -> None:
+    """Print how a run ended; :exc:`RunFailedError` if it failed."""
+    if json:
+        console.print_json(
+            {"kernel": run.kernel, "version": run.version, "status": state.status, "url": run.url}
+            | {"failure": state.failure}
+        )
+    elif state.status == "COMPLETE":
+        sys.stdout.write(f"{run} {state.status}\n")
+        console.note(_next_step(run, state))
+    if state.status != "COMPLETE":
+        words = state.failure or state.status
+        raise RunFailedError(
+            f"{run} failed: {words.rstrip('.')}.",
+            f"Its log: tools logs {_short(run)}; what it left: tools fetch-outputs {_short(run)}",
+        )
+
+
+def wait(
+    kernels: Kernels,
+    run: Run,
+    config: Settings,
+    hours: float,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> State:
+    """Ask until a run has ended; the pauses grow from ``poll_seconds`` to a minute.
+
+    Raises:
+        DeadlineError: it is still going after ``hours``.
+        UserError: it was saved without being run.
+    """
+    if not run.push.get("run", True):
+        raise UserError(f"{run} was saved without running.", "Push it without --no-run.")
+    deadline, pause, seen = clock() + hours * 3600, config.poll_seconds, ""
+    with _interruptible(run, "wait"), _progress(kernels, run, config) as told:
+        while True:
+            state = state_of(kernels, run)
+            if state.status != seen:
+                pause, seen = config.poll_seconds, state.status
+                if not state.ended:
+                    told(state.status)
+            if state.ended:
+                break
+            if state.status == "NEW_SCRIPT" and not run.is_fresh:
+                raise UserError(f"{run} was saved, but Kaggle does not run it.", f"See {run.url} .")
+            left = deadline - clock()
+            if left <= 0:
+                raise DeadlineError(
+                    f"{run} is still {state.status} after {hours:g} h.",
+                    f"It goes on; come back with tools wait {_short(run)}",
+                )
+            sleep(min(pause, left))
+            pause = min(60.0, pause * 1.5)
+    if state.status != "COMPLETE":
+        text = keep_log(run, kernels.log(run.kernel, run.version))
+        if text.strip():
+            console.note(logs.last_words(text))
+    return state
+
+
+@contextlib.contextmanager
+def _progress(kernels: Kernels, run: Run, config: Settings) -> Iterator[Callable[[str], None]]:
+    """A bar that the kernel's own lines move, read by a thread; gives what shows a new status."""
+    ended = threading.Event()
+    with console.progress_bar() as bar:
+        task = bar.add_task(str(run), total=None, detail="")
+
+        def rest(seconds: float) -> None:
+            if ended.wait(seconds):
+                raise InterruptedError
+
+        def read() -> None:
+            poll = max(config.poll_seconds, 1.0)
+            with contextlib.suppress(Exception):  # the bar is a comfort; the status decides
+                for event in logs.follow(kernels, run.kernel, run.version, poll, rest):
+                    if found := logs.progress(event.text):
+                        bar.update(
+                            task, completed=found.step, total=found.steps, detail=found.detail
+                        )
+
+        def told(status: str) -> None:
+            bar.update(task, description=f"{run} {status}")
+            if bar.disable:
+                console.note(f"{run} {status}")
+
+        if not bar.disable:
+            threading.Thread(target=read, daemon=True).start()
+        try:
+            yield told
+        finally:
+            ended.set()
+
+
+@contextlib.contextmanager
+def _interruptible(run: Run, command: str) -> Iterator[None]:
+    """Turn Ctrl-C into a way back; the run is not touched."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.note(f"\n{run} goes on. Come back with: tools {command} {_short(run)}")
+        raise SystemExit(130) from None
+
+
+def _short(run: Run) -> str:
+    return f"{run.slug}/v{run.version}"
+
+
+def _next_step(run: Run, state: State) -> str:
+    if state.status == "COMPLETE":
+        return f"Fetch what it made: tools fetch-outputs {_short(run)}"
+    if state.ended:
+        return f"Why: tools logs {_short(run)}"
+    return f"Wait for it: tools wait {_short(run)}   or look: {run.url}"
