@@ -422,6 +422,17 @@ def test_a_code_submission_takes_no_file(tools, pushed):
     failed(1, tools("submit", "-m", "x", "--code", "fill.csv.gz"), "Leave out fill.csv.gz")
 
 
+@pytest.mark.parametrize(
+    "command", [("submit", "-m", "x", "fill.csv.gz"), ("probe", "--yes"), ("fetch-data",)]
+)
+def test_a_project_without_a_competition_is_told_to_name_one(
+    tools, project, server, monkeypatch, command
+):
+    monkeypatch.setenv("TOOLS_COMPETITION", "")
+    failed(1, tools(*command), "tools.toml names no competition", "`competition`")
+    assert server.calls == []
+
+
 def test_an_empty_message_is_refused(tools, project, server):
     failed(1, tools("submit", "-m", " ", "fill.csv.gz"), "--message")
     assert server.calls == []

@@ -31,8 +31,9 @@ def run(to: Path | None, as_json: bool) -> None:
     chosen = settings.load(project)
     usual = chosen.data_folder(project)
     folder = to if to is not None else usual
+    competition = chosen.required_competition()
     kaggle = Competitions(Kaggle(chosen))
-    fetched = fetch(lambda: kaggle.data_address(chosen.competition), folder, chosen)
+    fetched = fetch(lambda: kaggle.data_address(competition), folder, chosen)
     if to is not None and folder.resolve() != usual.resolve():
         settings.store(project, data=str(folder.resolve()))
     if as_json:

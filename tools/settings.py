@@ -63,6 +63,16 @@ class Settings:
                 "and credentials go nowhere else than to Kaggle"
             )
 
+    def required_competition(self) -> str:
+        """The competition's slug.
+
+        Raises:
+            UserError: the project does without one.
+        """
+        if not self.competition:
+            raise UserError(f"{FILE} names no competition.", "Set `competition` to its slug.")
+        return self.competition
+
     def data_folder(self, project: Path) -> Path:
         """Where the competition's data is."""
         return project / Path(self.data).expanduser()

@@ -56,6 +56,7 @@ def run(
     """Check, submit, wait, and print the score."""
     project = settings.project_folder()
     chosen = settings.load(project)
+    chosen.required_competition()
     if code and file is not None:
         raise UserError(
             f"--code submits what the newest run wrote, not {file}.", f"Leave out {file}."
@@ -138,7 +139,7 @@ class Submitter:
     def __init__(self, chosen: settings.Settings, timeout: float, command: list[str]) -> None:
         self._way_back = f"Wait on, and upload nothing, with: {shlex.join(command)}"
         self.kaggle = Competitions(Kaggle(chosen))
-        self.competition = chosen.competition
+        self.competition = chosen.required_competition()
         self._timeout = timeout
         self._poll_seconds = chosen.poll_seconds
         self._intent = runs.root() / INTENT
