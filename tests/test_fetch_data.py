@@ -87,10 +87,17 @@ def test_another_folder_is_remembered_in_the_settings(fetch, project, tmp_path_f
 
 
 def test_a_connection_that_breaks_off_is_continued_where_it_broke(fetch, project, server):
-    server.faults["download"] = [*OPENED, Cut(100_000), Cut(0), Drop(), Hang(), Cut(200_000)]
+    server.faults["download"] = [*OPENED, Cut(100_000), Cut(0), Drop(), Cut(200_000)]
     assert fetch().code == 0
     assert on_disk(project / "data") == FILES
-    assert downloads(server)[5:] == ["bytes=0-", *["bytes=100000-"] * 4, "bytes=300000-"]
+    assert downloads(server)[5:] == ["bytes=0-", *["bytes=100000-"] * 3, "bytes=300000-"]
+
+
+def test_a_storage_that_hangs_is_asked_again(fetch, project, server, monkeypatch):
+    monkeypatch.setenv("TOOLS_TIMEOUT", "1")
+    server.faults["download"] = [*OPENED, Hang()]
+    assert fetch().code == 0
+    assert on_disk(project / "data") == FILES
 
 
 def test_an_address_that_expired_is_asked_for_anew(fetch, project, server):

@@ -285,9 +285,14 @@ def test_a_deadline_exits_5_with_the_way_back_and_the_way_back_works(submit, ser
 
 
 @pytest.mark.parametrize("fault", [Drop(), Hang(), PAGE, Reply(503)])
-def test_a_wait_that_loses_kaggle_exits_6_and_can_be_taken_up_again(submit, server, fault):
+def test_a_wait_that_loses_kaggle_exits_6_and_can_be_taken_up_again(
+    submit, server, monkeypatch, fault
+):
     server.faults["GetSubmission"] = [fault]
-    failed(6, submit(), "asking for submission 50000000")
+    with monkeypatch.context() as hurried:
+        if isinstance(fault, Hang):
+            hurried.setenv("TOOLS_TIMEOUT", "2")
+        failed(6, submit(), "asking for submission 50000000")
     assert submit().code == 0
     assert len(server.competition.submissions) == 1
 
