@@ -1,4 +1,4 @@
-"""From the push to the verified model, with the kernel's true outputs of a tiny run."""
+"""From the push to the score, with the kernel's true outputs of a tiny run."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 from tests.conftest import PROJECT
+from tests.peers.scoring import scorer
 
 
 @pytest.fixture
@@ -40,7 +41,9 @@ def worker(server, sample, tmp_path, python):
     server.on_push = run
 
 
-def test_push_queue_run_complete_fetch(server, project, worker, tools, monkeypatch):
+def test_push_queue_run_complete_fetch_submit_score(
+    server, project, worker, tools, sample, monkeypatch
+):
     shutil.copy(PROJECT / "kernel" / "pix2pix.py", project / "kernel" / "pix2pix.py")
     monkeypatch.setenv("TOOLS_TIMEOUT", "120")  # the peer answers a push when its run has ended
     tiny = {"steps": 4, "width": 4, "log_every": 2, "validate_every": 2, "checkpoint_every": 2}
@@ -66,6 +69,13 @@ def test_push_queue_run_complete_fetch(server, project, worker, tools, monkeypat
         with open(os.path.join(result["folder"], name), "rb") as file:
             assert file.read() == content
 
+    server.competition.score = scorer(sample / "Testing_Truth")
+    submitted = tools("submit", "-m", "tiny", "--data", str(sample), "--json")
+    assert submitted.returncode == 0, submitted.stderr
+    score = json.loads(submitted.stdout)["score"]
+    assert 0.05 < score < 0.8
+
     (row,) = json.loads(tools("runs", "--json").stdout)
+    assert row["leaderboard"] == score
     assert row["status"] == "COMPLETE"
     assert row["hole_rmse"] > 0

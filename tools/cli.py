@@ -259,3 +259,87 @@ def doctor(json: Json = False) -> None:
     from tools.doctor import diagnose
 
     diagnose(json)
+
+
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="The competition's data, if it is not where fetch-data put it.",
+    ),
+]
+ScoreTimeout = Annotated[
+    float, typer.Option(min=0, help="Minutes to wait for a score; the submission goes on.")
+]
+
+
+@app.command("fetch-data")
+def fetch_data(
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where to put it; becomes the setting `data`, which is `data` at first.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Fetch the competition's files that this folder lacks, and unpack them safely.
+
+    Example: tools fetch-data --to ~/photo-reconstruction
+    """
+    from tools import competition_data
+
+    competition_data.run(to, json)
+
+
+@app.command()
+def submit(
+    message: Annotated[
+        str, typer.Option("--message", "-m", help="What to remember this submission by.")
+    ],
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A .csv or .csv.gz; without one, the newest run's submission.csv.gz.",
+        ),
+    ] = None,
+    data: Data = None,
+    code: Annotated[
+        bool,
+        typer.Option("--code", help="Submit the newest run's kernel version, not an upload."),
+    ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Submit even what was submitted before.")
+    ] = False,
+    timeout: ScoreTimeout = 30,
+    json: Json = False,
+) -> None:
+    """Check a submission, submit it once, and wait for its score.
+
+    Run again after an interruption, it waits on and submits nothing twice.
+
+    Example: tools submit --message "best, 170,000 steps"
+    """
+    from tools import submission
+
+    submission.run(file, message, data, code, again, timeout, json)
+
+
+@app.command()
+def probe(
+    data: Data = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Submit without asking.")] = False,
+    timeout: ScoreTimeout = 30,
+    json: Json = False,
+) -> None:
+    """Find the truth's channel order and value scale by submitting the harmonic fill in each.
+
+    Takes four submissions, on as many days as it needs. The best becomes the project's setting.
+
+    Example: tools probe --yes
+    """
+    from tools import probe
+
+    probe.run(data, yes, timeout, json)

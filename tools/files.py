@@ -41,7 +41,8 @@ def safe(name: str) -> bool:
     """Whether a name that a service gave is relative and means the same on every system."""
     parts = name.split("/")
     return not (
-        any(part in ("", ".", "..") or len(part.encode()) > 255 for part in parts)
+        len(name) > 1000
+        or any(part in ("", ".", "..") or len(part.encode()) > 255 for part in parts)
         or any(character in '\\:*?"<>|' or not character.isprintable() for character in name)
         or any(_RESERVED.fullmatch(part) or part.endswith((" ", ".")) for part in parts)
     )

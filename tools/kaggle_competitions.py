@@ -46,6 +46,7 @@ class Submission:
     description: str
     file: str
     date: str
+    team: str
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,7 @@ class Competitions:
             f"reading the leaderboard of {competition}",
             "get_leaderboard",
             ApiGetLeaderboardRequest,
+            override_public=True,
         ):
             for row in answer.submissions or []:
                 if (score := _number(row.score)) is not None:
@@ -231,13 +233,16 @@ class Competitions:
                 repeatable=repeatable,
             )
 
-    def _pages(self, competition: str, doing: str, method: str, kind: Any) -> Iterator[Any]:
+    def _pages(
+        self, competition: str, doing: str, method: str, kind: Any, **fields: Any
+    ) -> Iterator[Any]:
         with _explained(competition, doing):
             yield from self._kaggle.pages(
                 doing,
                 kind,
                 lambda client: getattr(client.competitions.competition_api_client, method),
                 competition_name=competition,
+                **fields,
             )
 
 
@@ -267,6 +272,7 @@ def _submission(answer: Any) -> Submission:
         description=plain(answer.description),
         file=plain(answer.file_name),
         date=answer.date.isoformat(timespec="seconds") + "Z" if answer.date else "",
+        team=plain(answer.team_name),
     )
 
 

@@ -32,6 +32,8 @@ class Settings:
     """Which colour is channel 0 in a submission: bgr or rgb."""
     value_scale: str = "unit"
     """How a submission's values are scaled: unit (pixel / 255) or minmax (per channel)."""
+    data: str = "data"
+    """The folder of the competition's data; a relative one is below the project's."""
     timeout: float = 60.0
     """Seconds without a byte after which a request counts as lost."""
     retry_seconds: float = 120.0
@@ -60,6 +62,20 @@ class Settings:
                 f"kaggle_endpoint = {self.kaggle_endpoint!r} is not on this machine, "
                 "and credentials go nowhere else than to Kaggle"
             )
+
+    def required_competition(self) -> str:
+        """The competition's slug.
+
+        Raises:
+            UserError: the project does without one.
+        """
+        if not self.competition:
+            raise UserError(f"{FILE} names no competition.", "Set `competition` to its slug.")
+        return self.competition
+
+    def data_folder(self, project: Path) -> Path:
+        """Where the competition's data is."""
+        return project / Path(self.data).expanduser()
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Settings)}

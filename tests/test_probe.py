@@ -1,0 +1,206 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from tests.conftest import PROJECT
+from tests.peers.kaggle import Drop
+from tests.testset import SPOTS, rows, write_submission, write_test_set
+from tools import runs, settings, submission_file
+from tools.holes import find_masked_info, read_holes
+
+SCORES = {"bgr-unit": "0.205", "bgr-minmax": "0.204", "rgb-unit": "0.165", "rgb-minmax": "0.16"}
+
+
+@pytest.fixture
+def project(project):
+    (project / "tools.toml").write_text("# mine\nchannel_order = 'bgr'\n")
+    shutil.copy(PROJECT / "kernel" / "pix2pix.py", project / "kernel")
+    write_test_set(project / "data")
+    return project
+
+
+@pytest.fixture(autouse=True)
+def impatient(server, monkeypatch):
+    monkeypatch.setenv("TOOLS_RETRY_SECONDS", "0")
+
+
+@pytest.fixture(scope="session")
+def fills(tmp_path_factory):
+    """The four files, as an earlier call has written them."""
+    folder = tmp_path_factory.mktemp("fills")
+    for number, way in enumerate(SCORES):
+        (folder / way).mkdir()
+        write_submission(folder / way / "submission.csv.gz", rows(value=f"0.{number}"))
+    return folder
+
+
+@pytest.fixture
+def written(project, server, fills):
+    """A project whose fills are written, and a Kaggle that scores them."""
+    shutil.copytree(fills, project / "runs" / "probe")
+    names = {path.read_bytes(): path.parent.name for path in fills.glob("*/*.gz")}
+    server.competition.score = lambda content: SCORES[names[content]]
+    return project
+
+
+@pytest.fixture
+def probe(tools):
+    return lambda *arguments: tools("probe", *arguments)
+
+
+def descriptions(server):
+    return [submission["description"] for submission in server.competition.submissions]
+
+
+def test_all_four_are_submitted_and_the_best_becomes_the_projects_setting(probe, written, server):
+    code, out, err = probe("--yes")
+    assert code == 0
+    assert descriptions(server) == [
+        "harmonic fill, bgr, unit",
+        "harmonic fill, bgr, minmax",
+        "harmonic fill, rgb, unit",
+        "harmonic fill, rgb, minmax",
+    ]
+    best = next(line for line in out.splitlines() if "0.16000" in line)
+    assert best.split()[1::2] == ["rgb", "minmax", "50000003", "0.16000", "1.000"]
+    assert err.splitlines()[-1].startswith(
+        "channel_order = rgb and value_scale = minmax are set in "
+    )
+    chosen = settings.load(written)
+    assert (chosen.channel_order, chosen.value_scale) == ("rgb", "minmax")
+    assert (written / "tools.toml").read_text().startswith("# mine\n")
+
+
+def test_a_second_call_submits_nothing_and_says_the_same(probe, written, server):
+    first = probe("--yes", "--json").json
+    assert first["best"] == {"channel_order": "rgb", "value_scale": "minmax"}
+    second = probe("--json").json
+    assert second["best"] == first["best"]
+    assert [entry["ref"] for entry in second["submissions"]] == [50_000_000 + i for i in range(4)]
+    assert len(server.competition.submissions) == 4
+
+
+def test_the_daily_limit_stops_it_and_the_next_day_goes_on(probe, written, server):
+    server.competition.allowed_today = 3
+    code, out, err = probe("--yes")
+    assert (code, out) == (3, "")
+    assert err.splitlines()[-1] == (
+        "error: 3 of 4 fills are scored, and no submission is left today. "
+        "The same command goes on with the others after 0:00 UTC."
+    )
+    assert settings.load(written).channel_order == "bgr"
+    code, _, err = probe("--yes")
+    assert code == 3
+    assert "No submission to photo-reconstruction is left" in err
+    server.competition.allowed_today = 6
+    assert probe("--yes").code == 0
+    assert len(server.competition.submissions) == 4
+    assert settings.load(written).channel_order == "rgb"
+
+
+def test_one_that_was_not_scored_in_time_is_waited_for_by_the_next_call(probe, written, server):
+    server.competition.states = ["PENDING", "PENDING", "COMPLETE"]
+    code, _, err = probe("--yes", "--timeout", "0")
+    assert code == 5
+    assert "submission 50000000" in err
+    assert "tools probe" in err
+    server.competition.states = ["COMPLETE"]
+    assert probe("--yes").code == 0
+    assert len(server.competition.submissions) == 4
+
+
+def test_a_lost_answer_submits_nothing_twice(probe, written, server):
+    server.faults["GetSubmission"] = [None, None, Drop()]
+    assert probe("--yes").code == 6
+    assert probe("--yes").code == 0
+    assert len(server.competition.submissions) == 4
+
+
+def test_one_that_kaggle_could_not_score_exits_3_and_is_sent_again_by_the_next_call(
+    probe, written, server
+):
+    server.competition.states = ["ERROR"]
+    server.competition.error = "Scoring failed"
+    code, _, err = probe("--yes")
+    assert code == 3
+    assert "Scoring failed" in err
+    server.competition.states = ["COMPLETE"]
+    server.competition.allowed_today = 9
+    assert probe("--yes").code == 0
+    assert len(server.competition.submissions) == 5
+
+
+def test_hidden_scores_exit_3_and_leave_the_settings_alone(probe, written, server):
+    server.competition.score = lambda content: ""
+    code, _, err = probe("--yes")
+    assert code == 3
+    assert "Set channel_order and value_scale in tools.toml by hand" in err
+    assert (written / "tools.toml").read_text() == "# mine\nchannel_order = 'bgr'\n"
+
+
+def test_without_anybody_to_ask_nothing_is_submitted(probe, written, server, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", open(os.devnull))
+    code, _, err = probe()
+    assert code == 1
+    assert err.splitlines()[-1] == (
+        "error: There is nobody to ask whether to submit. Add --yes to submit 4 files to "
+        "photo-reconstruction today."
+    )
+    assert server.competition.submissions == []
+
+
+@pytest.mark.parametrize(("answer", "submitted", "code"), [(b"n\n", 0, 1), (b"y\n", 4, 0)])
+def test_a_person_is_asked_first(written, server, answer, submitted, code):
+    ours, theirs = os.openpty()
+    os.write(ours, answer)
+    command = [sys.executable, "-m", "tools", "probe"]
+    done = subprocess.run(command, stdin=theirs, capture_output=True, text=True)
+    os.close(ours)
+    os.close(theirs)
+    assert done.returncode == code, done.stderr
+    assert "Submit 4 files to photo-reconstruction today?" in done.stderr
+    assert len(server.competition.submissions) == submitted
+
+
+def test_rules_that_are_not_accepted_exit_3_before_anything_is_written(probe, project, server):
+    server.competition.accepted_rules = False
+    code, _, err = probe("--yes")
+    assert code == 3
+    assert "competitions/photo-reconstruction/rules" in err
+    assert not (project / "runs").exists()
+
+
+def test_the_fill_is_written_by_the_kernel_itself(project, server):
+    test = project / "data" / "Dataset" / "Testing_Data"
+    for number, (name, *_) in enumerate(SPOTS):
+        Image.linear_gradient("L").convert("RGB").rotate(90 * number).save(test / name)
+    server.competition.allowed_today = 1
+    command = [sys.executable, "-m", "tools", "probe", "--yes"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 3, done.stderr
+    assert "1 of 4 fills are scored" in done.stderr
+    written = runs.root() / "probe" / "bgr-unit" / "submission.csv.gz"
+    assert server.competition.contents == [written.read_bytes()]
+    holes = read_holes(find_masked_info(project / "data"))
+    assert submission_file.check(written, holes).rows == 101_250
+    run = json.loads((written.parent / "run.json").read_text())
+    assert run["config"]["predictor"] == "harmonic"
+    assert run["submission"] | {"rows": 101_250} == {
+        "file": "submission.csv.gz",
+        "rows": 101_250,
+        "channel_order": "bgr",
+        "value_scale": "unit",
+    }
+
+
+def test_a_kernel_that_fails_exits_4_with_its_last_line(probe, project, server):
+    code, _, err = probe("--yes")
+    assert code == 4
+    assert "error: kernel/pix2pix.py could not write the fill: error: " in err
+    assert "cat_1.jpg is in masked_info.csv but not there" in err
+    assert server.competition.submissions == []

@@ -1,0 +1,154 @@
+"""``tools fetch-data``: the competition's files, from Kaggle to a folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tools import archive, console, settings, transfer
+from tools.errors import NetworkError, UserError, VerificationError
+from tools.holes import find_masked_info, read_holes
+from tools.kaggle_client import Kaggle
+from tools.kaggle_competitions import Competitions
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What a folder holds now: ``files`` in all, ``written`` by this call, ``size`` in bytes."""
+
+    folder: Path
+    files: int
+    written: int
+    size: int
+
+
+def run(to: Path | None, as_json: bool) -> None:
+    """Fetch what is missing of the competition's data, and remember where it is."""
+    project = settings.project_folder()
+    chosen = settings.load(project)
+    usual = chosen.data_folder(project)
+    folder = to if to is not None else usual
+    competition = chosen.required_competition()
+    kaggle = Competitions(Kaggle(chosen))
+    fetched = fetch(lambda: kaggle.data_address(competition), folder, chosen)
+    if to is not None and folder.resolve() != usual.resolve():
+        settings.store(project, data=str(folder.resolve()))
+    if as_json:
+        console.print_json({**vars(fetched), "folder": str(fetched.folder)})
+    else:
+        console.stdout.print(
+            f"{fetched.files:,} files, {fetched.size / 1e6:,.1f} MB, in {fetched.folder}: "
+            + (f"{fetched.written:,} new" if fetched.written else "nothing was missing"),
+            markup=False,
+        )
+    try:
+        read_holes(find_masked_info(folder))
+    except UserError as failure:
+        console.note(f"This is not the competition's usual data: {failure.message}")
+
+
+def fetch(address: Callable[[], str], folder: Path, chosen: settings.Settings) -> Fetched:
+    """Unpack what ``folder`` lacks of the archive at ``address``, a fresh one at each call.
+
+    Raises:
+        NetworkError: the storage could not be reached within the patience.
+        VerificationError: the archive is damaged or hostile; its bad files are not written.
+        UserError: the disk is too small.
+    """
+    with transfer.storage_session(chosen) as session:
+        source = _Source(session, address, chosen)
+        try:
+            with archive.RemoteFile(source.open_at, transfer.BROKEN) as remote:
+                return _unpack(remote, folder)
+        except _NoRanges:
+            pass
+    whole = transfer.download(address, folder / ".archive.zip", chosen, label="The archive")
+    try:
+        with whole.open("rb") as file:
+            return _unpack(file, folder)
+    finally:
+        whole.unlink()
+
+
+def _unpack(file: Any, folder: Path) -> Fetched:
+    with archive.open_archive(file) as opened, console.progress_bar() as bar:
+        members = archive.members(opened, folder)
+        task = bar.add_task("comparing", total=len(members), detail=str(folder))
+        wanted = archive.missing(members)
+        bar.update(task, description="unpacking", completed=len(members) - len(wanted))
+        for _ in archive.unpack(opened, wanted, folder):
+            bar.advance(task)
+    size = sum(member.info.file_size for member in members)
+    return Fetched(folder, len(members), len(wanted), size)
+
+
+class _NoRanges(Exception):
+    """The storage sends whole files only."""
+
+
+class _Source:
+    """Opens the archive at an offset; asks for a new address when one has expired."""
+
+    def __init__(self, session: Any, address: Callable[[], str], chosen: settings.Settings) -> None:
+        self._session, self._address, self._settings = session, address, chosen
+        self._patience = transfer.Patience(chosen.retry_seconds)
+        self._url = ""
+        self._identity: str | None = None
+        self._furthest = -1
+
+    def open_at(self, offset: int) -> tuple[Any, int]:
+        """A stream from ``offset`` on, and the archive's size in bytes.
+
+        Raises:
+            NetworkError: no byte came within the patience.
+            VerificationError: it is another archive than the first time.
+        """
+        if offset != self._furthest:
+            self._patience.renew()
+        elif not self._patience.pause(broken := "the connection broke off"):
+            raise self._failed(broken)
+        self._furthest = offset
+        renewed = 0
+        while True:
+            wait = None
+            try:
+                if not self._url:
+                    self._url = self._address()
+                headers = {"Range": f"bytes={offset}-"}
+                response = self._session.get(self._url, headers=headers, stream=True)
+                if response.status_code in (200, 206):
+                    return self._opened(response, offset)
+                response.close()
+                problem, wait = f"the storage answered {response.status_code}", None
+                if response.status_code in transfer.EXPIRED and renewed < 3:
+                    self._url, wait, renewed = "", 0.0, renewed + 1
+                elif response.status_code in transfer.PASSING:
+                    wait = transfer.retry_after(response)
+                else:
+                    raise self._failed(problem)
+            except transfer.BROKEN as failure:
+                problem = transfer.reason(failure)
+            if not self._patience.pause(problem, wait):
+                raise self._failed(problem)
+
+    def _opened(self, response: Any, offset: int) -> tuple[Any, int]:
+        span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+        if response.status_code == 200 or span is None or int(span[1]) != offset:
+            response.close()
+            raise _NoRanges
+        identity = response.headers.get("ETag", "")
+        if self._identity not in (None, identity):
+            raise VerificationError(
+                "The archive changed while it was being read.", "Run the command again."
+            )
+        self._identity = identity
+        return response.raw, int(span[2])
+
+    def _failed(self, problem: str) -> NetworkError:
+        return NetworkError(
+            f"The competition's archive did not arrive: {problem}.",
+            "What did is kept; the same command goes on from there.",
+        )

@@ -1,0 +1,339 @@
+"""``tools submit``: check a submission's file, send it once, wait for its score.
+
+What was sent is in the ledger before anything else happens, so that the same command run again
+waits on instead of submitting twice. A request whose answer was lost is looked up in Kaggle's own
+list of submissions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import shlex
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tools import console, runs, settings, submission_file
+from tools.errors import DeadlineError, NetworkError, RefusedError, UserError
+from tools.files import write_whole
+from tools.holes import Holes, find_masked_info, read_holes
+from tools.kaggle_client import Kaggle, NotFoundError, UncertainError, plain
+from tools.kaggle_competitions import Competitions, Submission
+
+REPORT_SCORE = 0.16737  # the published recipe's best public score (RMSE)
+FILE = "submission.csv.gz"
+INTENT = "submitting.json"
+LISTED = 200  # Kaggle's newest submissions that are looked through
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is to be submitted.
+
+    ``folder`` is where the ledger notes it; ``kernel`` is (``owner/slug``, version) if Kaggle is to
+    take the file from a kernel's output, and None if it is uploaded. ``notes`` go into the ledger.
+    """
+
+    checked: submission_file.CheckedFile
+    message: str
+    folder: Path
+    kernel: tuple[str, int] | None
+    notes: dict[str, Any]
+
+
+def run(
+    file: Path | None,
+    message: str,
+    data: Path | None,
+    code: bool,
+    again: bool,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Check, submit, wait, and print the score."""
+    project = settings.project_folder()
+    chosen = settings.load(project)
+    chosen.required_competition()
+    if code and file is not None:
+        raise UserError(
+            f"--code submits what the newest run wrote, not {file}.", f"Leave out {file}."
+        )
+    if not message.strip():
+        raise UserError("The message is empty.", "Say with --message what this submission is.")
+    maker, path = _source(file)
+    if maker is not None:
+        _warn(maker, chosen)
+    holes = holes_to_fill(project, chosen, data)
+    console.note(f"checking {path}")
+    checked = submission_file.check(path, holes)
+    console.note(f"{checked.rows:,} rows, all of them right")
+    command = ["tools", "submit", "--message", message, *(["--code"] if code else [str(path)])]
+    command += ["--data", str(data)] if data is not None else []
+    submitter = Submitter(chosen, timeout, command)
+    folder = maker.folder if maker is not None else runs.root()
+    kernel = (maker.kernel, maker.version) if code and maker is not None else None
+    entry = submitter.submit(Candidate(checked, message, folder, kernel, {}), again=again)
+    if as_json:
+        console.print_json(entry)
+    else:
+        _report(entry)
+
+
+def _report(entry: dict[str, Any]) -> None:
+    score, ratio = entry["score"], entry["ratio"]
+    lines = [f"submission {entry['ref']} to {entry['competition']}"]
+    lines.append(f"public score  {'none shown' if score is None else f'{score:.5f}'}")
+    if ratio is not None:
+        lines.append(f"ratio to the report's {REPORT_SCORE}  {ratio:.3f}")
+    if entry.get("rank"):
+        lines.append(f"rank  {entry['rank']} of {entry['teams']}")
+    console.stdout.print("\n".join(lines), markup=False)
+
+
+def holes_to_fill(project: Path, chosen: settings.Settings, data: Path | None) -> Holes:
+    """The test set's holes: from ``data``, or from where ``tools fetch-data`` put the data."""
+    folder = data if data is not None else chosen.data_folder(project)
+    return read_holes(find_masked_info(folder))
+
+
+def _source(file: Path | None) -> tuple[runs.Run | None, Path]:
+    """The run that wrote the file, if one did, and the file."""
+    if file is not None:
+        where = file.resolve().parents
+        return next((run for run in runs.every() if _outputs(run).resolve() in where), None), file
+    newest = runs.find()
+    path = _outputs(newest) / FILE
+    if not path.is_file():
+        raise UserError(f"There is no {path} yet.", "Run `tools fetch-outputs`, or name a file.")
+    return newest, path
+
+
+def _warn(maker: runs.Run, chosen: settings.Settings) -> None:
+    """Say what may make a run's submission worse than its model."""
+    if maker.outputs.get("status", "COMPLETE") != "COMPLETE":
+        console.note(f"{maker} did not complete: its submission may be of an unfinished model")
+    wrote = maker.outputs.get("submission") or {}
+    for name in ("channel_order", "value_scale"):
+        if wrote.get(name, wanted := getattr(chosen, name)) != wanted:
+            console.note(f"{maker} wrote it with {name} = {wrote[name]}; the setting is {wanted}")
+
+
+def _outputs(known: runs.Run) -> Path:
+    """Where a run's outputs are, or would be."""
+    where = known.outputs.get("folder")
+    return Path(where) if isinstance(where, str) else known.folder / "outputs"
+
+
+class Submitter:
+    """Submits to one competition, each file once.
+
+    Args:
+        chosen: the project's settings.
+        timeout: minutes to wait for each score.
+        command: what a person can call to wait on after that.
+    """
+
+    def __init__(self, chosen: settings.Settings, timeout: float, command: list[str]) -> None:
+        self._way_back = f"Wait on, and upload nothing, with: {shlex.join(command)}"
+        self.kaggle = Competitions(Kaggle(chosen))
+        self.competition = chosen.required_competition()
+        self._timeout = timeout
+        self._poll_seconds = chosen.poll_seconds
+        self._intent = runs.root() / INTENT
+
+    def submit(self, candidate: Candidate, *, again: bool = False) -> dict[str, Any]:
+        """Submit a file unless that was done before, and wait for its score.
+
+        Returns:
+            The ledger's entry: ref, status, score, ratio, rank, teams and what was sent.
+
+        Raises:
+            RefusedError: no submission is left today, or Kaggle refused it or could not score it.
+            DeadlineError: it is not scored yet; the same call waits on.
+            NetworkError: the upload failed, or Kaggle could not be reached.
+        """
+        if self._intent.is_file() and self.settle() is None:
+            console.note("Kaggle does not list what was submitted last, when its answer was lost")
+        path = candidate.checked.path
+        found = None if again else self._submitted(candidate.checked.sha256)
+        if found is None:
+            self.require_allowance()
+            return self.wait_for_score(candidate.folder, self._send(candidate))
+        folder, entry = found
+        if entry["status"] == "PENDING":
+            console.note(f"{path} was submitted before, as {entry['ref']}: waiting for its score")
+            return self.wait_for_score(folder, entry)
+        if entry["status"] == "ERROR":
+            raise self._not_scored(entry)
+        console.note(
+            f"{path} was submitted before, as {entry['ref']}: nothing was sent. "
+            "To submit it once more, add --again"
+        )
+        return entry
+
+    def require_allowance(self) -> int:
+        """How many submissions are left today.
+
+        Raises:
+            RefusedError: none is.
+        """
+        limits = self.kaggle.limits(self.competition)
+        if limits.allowed_now > 0:
+            return limits.allowed_now
+        rules = f"https://www.kaggle.com/competitions/{self.competition}/rules"
+        if not limits.total:
+            raise RefusedError(
+                f"Kaggle allows no submission to {self.competition}.",
+                f"Were the rules accepted at {rules} , and does it go on? Nothing was uploaded.",
+            )
+        raise RefusedError(
+            f"No submission to {self.competition} is left: {limits.today} were made today, "
+            f"{limits.total} in all.",
+            "The day ends at 0:00 UTC; nothing was uploaded.",
+        )
+
+    def _submitted(self, sha256: str) -> tuple[Path, dict[str, Any]] | None:
+        """The latest submission of these very bytes, and the ledger's folder that notes it."""
+        folders = [runs.root(), *(known.folder for known in runs.every())]
+        same = [
+            (folder, entry)
+            for folder in folders
+            for entry in runs.submissions(folder)
+            if entry.get("sha256") == sha256 and entry.get("competition") == self.competition
+        ]
+        return max(same, key=lambda found: found[1]["at"], default=None)
+
+    def _send(self, candidate: Candidate) -> dict[str, Any]:
+        """Submit now; the ledger has it when this returns."""
+        checked = candidate.checked
+        facts = {
+            "competition": self.competition,
+            "submitted_at": runs.now(),
+            "file": str(checked.path),
+            "sha256": checked.sha256,
+            "message": candidate.message,
+            **candidate.notes,
+        }
+        token = "" if candidate.kernel else self._upload(checked)
+        known = [seen.ref for seen in self._newest(self.competition)]
+        intent = {"folder": str(candidate.folder), "known": known, "facts": facts}
+        write_whole(self._intent, json.dumps(intent, indent=2, ensure_ascii=False))
+        try:
+            if candidate.kernel:
+                kernel, version = candidate.kernel
+                ref, words = self.kaggle.create_code_submission(
+                    self.competition, kernel, version, checked.path.name, candidate.message
+                )
+            else:
+                ref, words = self.kaggle.create_submission(
+                    self.competition, token, candidate.message
+                )
+            if not ref:
+                raise RefusedError(f"Kaggle took no submission: {words or 'it gave no reason'}.")
+        except UncertainError as lost:
+            entry = self.settle()
+            if entry is None:
+                raise UncertainError(
+                    f"{lost.message.rstrip('.')}, and Kaggle does not list the submission.",
+                    "Run the command again later: it looks there before it submits.",
+                ) from lost
+            return entry
+        except RefusedError:
+            self._intent.unlink()
+            raise
+        return self._note(candidate.folder, {"ref": ref, "status": "PENDING", **facts})
+
+    def _upload(self, checked: submission_file.CheckedFile) -> str:
+        with console.transfer_bar() as bar:
+            task = bar.add_task(f"uploading {checked.path.name}", total=checked.size)
+            return self.kaggle.upload_submission(
+                self.competition, checked.path, lambda count: bar.advance(task, count)
+            )
+
+    def _newest(self, competition: str) -> list[Submission]:
+        return list(itertools.islice(self.kaggle.submissions(competition), LISTED))
+
+    def settle(self) -> dict[str, Any] | None:
+        """Enter a submission whose answer was lost, if Kaggle has it after all, and return it."""
+        if not self._intent.is_file():
+            return None
+        try:
+            intent = json.loads(self._intent.read_text(encoding="utf-8"))
+            folder, known, facts = Path(intent["folder"]), intent["known"], intent["facts"]
+            competition, message = facts["competition"], plain(facts["message"])
+        except (OSError, ValueError, KeyError, TypeError) as failure:
+            raise UserError(
+                f"{self._intent} is damaged ({failure}); it tells what was last submitted.",
+                "Look at the submissions on Kaggle, then delete it.",
+            ) from failure
+        for seen in self._newest(competition):
+            if seen.ref not in known and seen.description == message:
+                console.note(f"Kaggle had taken submission {seen.ref}, though its answer was lost")
+                return self._note(folder, {"ref": seen.ref, "status": "PENDING", **facts})
+        return None
+
+    def _note(self, folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
+        """Enter news of a submission in the ledger."""
+        runs.record_submission(folder, entry)
+        self._intent.unlink(missing_ok=True)
+        return entry
+
+    def wait_for_score(self, folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
+        """Wait until Kaggle has scored a submission, and enter what it says.
+
+        Raises:
+            RefusedError: Kaggle could not score it.
+            DeadlineError: it is not scored yet.
+        """
+        try:
+            seen = self._wait(entry)
+        except KeyboardInterrupt:
+            console.note(f"\nSubmission {entry['ref']} goes on. {self._way_back}")
+            raise
+        entry |= {"status": seen.status, "score": seen.score, "error": seen.error}
+        entry["ratio"] = None if seen.score is None else seen.score / REPORT_SCORE
+        self._note(folder, entry)
+        if seen.status != "COMPLETE":
+            raise self._not_scored(entry)
+        if seen.score is not None:
+            entry |= self._rank(seen.score, seen.team)
+            self._note(folder, entry)
+        return entry
+
+    def _wait(self, entry: dict[str, Any]) -> Submission:
+        until = time.monotonic() + self._timeout * 60
+        pause = self._poll_seconds
+        with console.stderr.status(f"waiting for the score of submission {entry['ref']}"):
+            while True:
+                with contextlib.suppress(NotFoundError):  # a new one takes a moment to appear
+                    seen = self.kaggle.submission(entry["ref"])
+                    if seen.status != "PENDING":
+                        return seen
+                left = until - time.monotonic()
+                if left <= 0:
+                    raise DeadlineError(
+                        f"Kaggle has not scored submission {entry['ref']} in "
+                        f"{self._timeout:g} minutes.",
+                        self._way_back,
+                    )
+                time.sleep(min(pause, left))
+                pause = min(pause * 1.5, 60)
+
+    def _rank(self, score: float, team: str) -> dict[str, Any]:
+        """The place on the public leaderboard that a score (RMSE) earns the team."""
+        try:
+            others = [row for row in self.kaggle.leaderboard(self.competition) if row.team != team]
+        except (NetworkError, RefusedError) as failure:
+            console.note(f"The rank is not known: {failure}")
+            return {}
+        return {"rank": 1 + sum(row.score < score for row in others), "teams": 1 + len(others)}
+
+    def _not_scored(self, entry: dict[str, Any]) -> RefusedError:
+        return RefusedError(
+            f"Kaggle could not score submission {entry['ref']} ({entry['file']}): "
+            f"{entry.get('error') or 'it gave no reason'}.",
+            "To submit the same file once more, add --again.",
+        )
