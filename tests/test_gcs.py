@@ -2,6 +2,7 @@ import importlib.metadata
 import socket
 import subprocess
 
+import google.cloud.storage.blob
 import pytest
 
 from tests.peers.cutting_proxy import CuttingProxy
@@ -29,8 +30,13 @@ def through(monkeypatch, fake_gcs):
 
 
 @pytest.fixture
-def proxy(fake_gcs):
-    with CuttingProxy(int(fake_gcs.rpartition(":")[2])) as proxy:
+def port(fake_gcs):
+    return int(fake_gcs.rpartition(":")[2])
+
+
+@pytest.fixture
+def proxy(port):
+    with CuttingProxy(port) as proxy:
         yield proxy
 
 
@@ -231,3 +237,20 @@ def test_a_server_that_does_not_answer_is_a_network_error_without_any_address(
     assert failure.value.exit_code == 6
     assert "no connection" in failure.value.message
     assert "upload" not in failure.value.message
+
+
+def test_a_chunk_may_take_longer_on_a_slow_line_than_a_connection(bucket, make, monkeypatch, port):
+    """The client sends a whole chunk under the time that it has to connect (python-storage#74)."""
+    from tools import gcs
+
+    monkeypatch.setattr(google.cloud.storage.blob, "_MAX_MULTIPART_SIZE", 8 << 20)
+    (file,) = make({"generator.h5": 8 << 20})
+    with CuttingProxy(port, rate=4e6) as proxy:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
+        assert deliver(file, ORIGIN, connect(f"gs://{bucket.name}")).sent
+        assert objects(bucket) == {"generator.h5": file.path.read_bytes()}
+        bucket.delete_blob("generator.h5")
+        monkeypatch.setattr(gcs, "SEND", gcs.SEND.with_timeout(0.1))
+        monkeypatch.setattr(gcs, "SEND_TIMEOUT", (0.2, 60))
+        with pytest.raises(NetworkError):
+            deliver(file, ORIGIN, connect(f"gs://{bucket.name}"))

@@ -1,4 +1,4 @@
-"""A TCP proxy that cuts connections at seeded random bytes, or flips one bit on the way."""
+"""A TCP proxy that cuts connections at seeded random bytes, flips a bit, or is a slow line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import random
 import socket
 import threading
+import time
 
 
 class CuttingProxy:
@@ -16,12 +17,18 @@ class CuttingProxy:
         seed: of the choice of connections and bytes.
         cuts: how many connections are cut in all; later ones are left alone.
         within: a connection is cut before it has moved that many bytes.
+        rate: bytes a second that go up on each connection; 0 for no limit.
+
+    ``flips_left`` more times, a bit is turned where the bytes ``flip`` pass on the way up.
     """
 
-    def __init__(self, target: int, seed: int = 0, cuts: int = 0, within: int = 1 << 20) -> None:
+    def __init__(
+        self, target: int, seed: int = 0, cuts: int = 0, within: int = 1 << 20, rate: float = 0
+    ) -> None:
         self.target = target
         self.cuts_left, self.within = cuts, within
         self.cuts_made = 0
+        self.rate = rate
         self.flip: bytes | None = None
         self.flips_left = 0
         self._random = random.Random(seed)
@@ -72,6 +79,8 @@ class CuttingProxy:
             while data := source.recv(65536):
                 if up and self.flip:
                     data = self._flipped(data)
+                if up and self.rate:
+                    time.sleep(len(data) / self.rate)
                 if budget is not None and len(data) >= budget:
                     target.sendall(data[:budget])
                     self.cuts_made += 1
