@@ -181,6 +181,14 @@ def test_only_what_was_asked_for_goes_on(tools, version, bucket):
     assert [name for name, _ in objects(bucket)] == ["generator.h5"]
 
 
+def test_what_was_fetched_is_told_even_if_the_upload_fails(tools, version, bucket):
+    bucket.blob("training_log.csv").upload_from_string(b"another")
+    done = tools("fetch-outputs", "--to", f"gs://{bucket.name}", "--json")
+    assert done.code == 1
+    assert f"gs://{bucket.name}/training_log.csv" in done.err
+    assert done.json["complete"] is True and done.json["uploads"] == []
+
+
 def test_a_destination_that_is_not_ready_is_found_before_the_download(tools, version, bucket):
     done = tools("fetch-outputs", "--to", "gs://no-such-bucket")
     assert done.code == 3

@@ -64,7 +64,10 @@ class LocalFolder:
             return None
         if not path.is_file():
             raise UserError(f"{path} is not a file.", "Move it away, or choose another folder.")
-        return self._stored(path)
+        try:
+            return self._stored(path)
+        except OSError as failure:
+            raise UserError(f"{path} cannot be read: {failure.strerror}.") from None
 
     def put(self, file: OutputFile, origin: Origin, there: Stored | None, moved: Moved) -> Stored:
         """Copy beside the final name, read the copy back, then rename it."""

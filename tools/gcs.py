@@ -248,10 +248,10 @@ class Bucket:
             case api_errors.GoogleAPICallError(code=200 | 308):
                 return _UnclearError(f"{self.address}: an answer broke off.", RUN_AGAIN)
             case api_errors.GoogleAPICallError():
-                kind = NetworkError if int(failure.code or 500) >= 500 else RefusedError
-                return kind(
-                    f"{self.address}: the service answered {failure.code}: {_words(failure)}."
-                )
+                told = f"{self.address}: the service answered {failure.code}: {_words(failure)}."
+                if int(failure.code or 500) >= 500 or failure.code in (408, 429):
+                    return NetworkError(told, RUN_AGAIN)
+                return RefusedError(told)
             case RequestException() if not self._is_passing(failure):
                 return _UnclearError(f"{self.address}: an answer broke off.", RUN_AGAIN)
         return NetworkError(f"{self.address}: no connection ({type(failure).__name__}).", RUN_AGAIN)

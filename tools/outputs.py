@@ -121,9 +121,11 @@ def fetch_outputs(
         failure, files = found, local_files(runs.read(run.folder))
     deliveries: list[Delivery] = []
     if goals and not failure and state.status == "COMPLETE":
-        chosen_files = _matching(runs.read(run.folder), files, patterns)
-        going = [OutputFile(f.path, f.name, f.size, f.sha256) for f in chosen_files]
-        deliveries = destinations.upload(going, origin, goals, overwrite)
+        going = _matching(runs.read(run.folder), files, patterns)
+        try:
+            deliveries = destinations.upload(outgoing(going), origin, goals, overwrite)
+        except ToolsError as found:
+            failure = found  # what was fetched is told all the same
     show_files(runs.read(run.folder), folder, files, deliveries, as_json)
     if state.status != "COMPLETE":
         raise RunFailedError(
@@ -350,6 +352,11 @@ def _local(run: Run, folder: Path, entry: dict[str, Any]) -> LocalFile:
         run.kernel,
         run.version,
     )
+
+
+def outgoing(files: Iterable[LocalFile]) -> list[OutputFile]:
+    """Files as a destination takes them."""
+    return [OutputFile(file.path, file.name, file.size, file.sha256) for file in files]
 
 
 def _matching(run: Run, files: list[LocalFile], patterns: Sequence[str]) -> list[LocalFile]:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from tools import console, destinations, runs
 from tools.errors import UserError
-from tools.outputs import verified_files
-from tools.remote import Origin, OutputFile
+from tools.outputs import outgoing, verified_files
+from tools.remote import Origin
 
 
 def upload_run(
@@ -34,7 +34,7 @@ def upload_run(
         return
     run = runs.find(reference)
     origin = Origin(run.kernel, run.version)
-    files = [OutputFile(f.path, f.name, f.size, f.sha256) for f in verified_files(run)]
+    files = outgoing(verified_files(run))
     goals = destinations.ready(to, origin, overwrite)
     deliveries = destinations.upload(files, origin, goals, overwrite)
     if as_json:
