@@ -70,6 +70,14 @@ def test_an_account_that_is_no_test_user_is_told_about_the_consent_screen(
     assert not token_file().exists()
 
 
+def test_a_box_that_was_not_ticked_is_named(tools, drive, client, browser):
+    drive.granted = "https://www.googleapis.com/auth/userinfo.email"
+    done = tools("drive-login", client)
+    assert done.code == 7
+    assert "Access to Drive was not granted" in done.err
+    assert not token_file().exists()
+
+
 def test_a_failed_sign_in_leaves_the_old_one(tools, drive, client, browser):
     tools("drive-login", client)
     before = token_file().read_bytes()

@@ -1,4 +1,8 @@
+import contextlib
 import hashlib
+import json
+import os
+import pty
 import signal
 import subprocess
 
@@ -56,6 +60,7 @@ def test_a_run_goes_to_several_destinations_at_once(tools, fetched, bucket, driv
     assert drive.tree() == names("pix2pix-inpainting/", fetched)
     assert (tmp_path / "kept" / "generator.h5").read_bytes() == fetched["generator.h5"]
     assert done.out.count("sent") == 3 * len(fetched)
+    assert "in total" not in done.err  # no bar where no terminal is
 
 
 def test_json_tells_every_file_with_its_checksum_and_address(tools, fetched, bucket):
@@ -212,6 +217,26 @@ def test_no_session_and_no_token_is_ever_printed(tools, fetched, drive, bucket, 
     done = tools("upload", "--to", "drive:root")
     assert done.code == 3
     assert "upload_id" not in done.out + done.err + caplog.text
+
+
+def test_a_terminal_sees_a_bar_for_each_file_and_one_for_all(fetched, drive, python, tmp_path):
+    here, there = pty.openpty()
+    command = [python, "-m", "tools", "upload", "--to", "drive:root", "--json"]
+    environment = {**os.environ, "TERM": "xterm"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=there, env=environment
+    ) as process:
+        os.close(there)
+        seen = b""
+        with contextlib.suppress(OSError):  # how Linux tells that the other end is closed
+            while read := os.read(here, 65536):
+                seen += read
+        out = process.stdout.read()
+    os.close(here)
+    assert process.returncode == 0
+    for title in (b"in total", b"generator.h5", b"run.json"):
+        assert title in seen
+    assert len(json.loads(out)["uploads"]) == len(fetched)
 
 
 def test_ctrl_c_ends_at_once_and_the_next_run_finishes(tools, fetched, drive, python):

@@ -102,6 +102,7 @@ class DriveServer:
         self.token: str | None = None
         self.refresh_error: str | None = None
         self.consent_error: str | None = None
+        self.granted: str | None = None
         self.lock = threading.RLock()
         self.hold = threading.Event()
         self.hold.set()
@@ -471,7 +472,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "refresh_token": "refresh-token-of-the-test",
                 "expires_in": 3600,
                 "token_type": "Bearer",
-                "scope": asked["scope"],
+                "scope": self.drive.granted or asked["scope"],
             }
         )
 
