@@ -122,6 +122,8 @@ def sweep(
     run_sweep(data, set_ or [], seeds, budget, limit, name, json)
 
 
+KEEPS = "gs://bucket/prefix or drive:FOLDER_ID/path, with {slug} and {version}; may be repeated."
+
 Reference = Annotated[
     str | None,
     typer.Argument(
@@ -214,7 +216,8 @@ def wait(
 def fetch_outputs(
     run: Reference = None,
     to: Annotated[
-        Path | None, typer.Option(help="Folder; by default runs/SLUG/vN/outputs.")
+        list[str] | None,
+        typer.Option(help=f"A folder, by default runs/SLUG/vN/outputs, and on to {KEEPS}"),
     ] = None,
     include: Annotated[
         list[str] | None, typer.Option(help="Only what matches, as *.h5; may be repeated.")
@@ -226,17 +229,57 @@ def fetch_outputs(
         bool, typer.Option("--list", help="Fetch nothing; list what there is.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files of another run in the folder.")
+        bool, typer.Option("--overwrite", help="Replace files of another run.")
     ] = False,
     json: Json = False,
 ) -> None:
     """Fetch what a run made, verified by size and SHA-256; only what is missing or differs.
 
-    Example: tools fetch-outputs v3 --include "*.h5" --to models
+    Example: tools fetch-outputs v3 --to gs://team-models/{slug}/v{version}
     """
     from tools.outputs import fetch_outputs
 
-    fetch_outputs(run, to, include or [], logs_only, list_, overwrite, json)
+    fetch_outputs(run, to or [], include or [], logs_only, list_, overwrite, json)
+
+
+@app.command()
+def upload(
+    run: Reference = None,
+    to: Annotated[list[str] | None, typer.Option(help=f"A folder, {KEEPS}")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files of another run.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only sign in and ask for the permissions.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Bring a fetched run to where it is kept, proved by the service's own checksums.
+
+    Example: tools upload v3 --to drive:1AbCdEfGh --to gs://team-models/{slug}/v{version}
+    """
+    from tools.upload import upload_run
+
+    upload_run(run, to or [], overwrite, check, json)
+
+
+@app.command("drive-login")
+def drive_login(
+    client: Annotated[
+        Path, typer.Argument(metavar="CLIENT_SECRET", help='JSON of a "Desktop app" OAuth client.')
+    ],
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="Print the address; for a machine without one.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Sign in to Google Drive, once.
+
+    Example: tools drive-login client_secret.json
+    """
+    from tools.drive_login import run_drive_login
+
+    run_drive_login(client, no_browser, json)
 
 
 @app.command()
@@ -251,14 +294,19 @@ def runs(json: Json = False) -> None:
 
 
 @app.command()
-def doctor(json: Json = False) -> None:
-    """Check credentials, client, quota, metadata and disk, and say what to do about each.
+def doctor(
+    to: Annotated[
+        list[str] | None, typer.Option(help=f"See whether uploads would work: {KEEPS}")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Check credentials, client, quota, metadata, disk and destinations; say what to do about each.
 
-    Example: tools doctor
+    Example: tools doctor --to gs://team-models
     """
     from tools.doctor import diagnose
 
-    diagnose(json)
+    diagnose(to or [], json)
 
 
 Data = Annotated[

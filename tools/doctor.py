@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from tools import console, metadata, render, settings
+from tools import console, destinations, metadata, render, settings
 from tools.errors import ToolsError, UserError
 
 DISK_GB = 5.0  # a run's outputs, twice: while they arrive and where they are kept
@@ -24,7 +25,7 @@ class Finding:
     words: str
 
 
-def examine() -> Iterator[Finding]:
+def examine(to: Sequence[str] = ()) -> Iterator[Finding]:
     """Do every check; one that fails does not keep the others from being done."""
     yield _try("kaggle client", _client_version)
     yield _try("project", lambda: str(settings.project_folder()))
@@ -32,11 +33,13 @@ def examine() -> Iterator[Finding]:
     yield _try("metadata", _metadata)
     yield _try("disk", _disk)
     yield from _service()
+    for address in to:
+        yield _try("destination", partial(destinations.check, address))
 
 
-def diagnose(json: bool) -> None:
+def diagnose(to: Sequence[str], json: bool) -> None:
     """Print the findings; :exc:`UserError` if one is bad."""
-    found = list(examine())
+    found = list(examine(to))
     if json:
         console.print_json([vars(finding) for finding in found])
     else:

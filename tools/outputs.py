@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tools import console, manifest, runs, transfer, verify, watch
+from tools import console, destinations, manifest, runs, transfer, verify, watch
+from tools.destinations import Delivery
 from tools.errors import (
     DeadlineError,
     RefusedError,
@@ -26,6 +27,7 @@ from tools.errors import (
 )
 from tools.files import inside, safe, write_whole
 from tools.kaggle_kernels import Kernels, State
+from tools.remote import Origin, OutputFile
 from tools.runs import Run
 from tools.settings import Settings
 
@@ -83,14 +85,14 @@ def verified_files(run: Run) -> list[LocalFile]:
 
 def fetch_outputs(
     reference: str | None,
-    to: Path | None,
+    to: Sequence[str],
     include: Sequence[str],
     logs_only: bool,
     listing: bool,
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Fetch a run's outputs and its log to a folder, or list them.
+    """Fetch a run's outputs and its log to a folder and on to destinations, or list them.
 
     Raises:
         DeadlineError: the run has not ended.
@@ -108,14 +110,24 @@ def fetch_outputs(
             f"{run} is still {state.status}; nothing was fetched.",
             f"Wait for it: tools wait {run.slug}/v{run.version}",
         )
-    folder = (to or run.folder / FOLDER).expanduser().absolute()
+    origin = Origin(run.kernel, run.version)
+    chosen, elsewhere = destinations.split(to)
+    goals = destinations.ready(elsewhere, origin, overwrite)  # before hours of downloads
+    folder = (chosen or run.folder / FOLDER).expanduser().absolute()
     failure: ToolsError | None = None
     try:
         patterns = [*include, *(LOGS if logs_only else ())]
         files = fetch(kernels, config, run, state, folder, patterns, overwrite)
     except VerificationError as found:
         failure, files = found, local_files(runs.read(run.folder))
-    show_files(runs.read(run.folder), folder, files, as_json)
+    deliveries: list[Delivery] = []
+    if goals and not failure and state.status == "COMPLETE":
+        going = _matching(runs.read(run.folder), files, patterns)
+        try:
+            deliveries = destinations.upload(outgoing(going), origin, goals, overwrite)
+        except ToolsError as found:
+            failure = found  # what was fetched is told all the same
+    show_files(runs.read(run.folder), folder, files, deliveries, as_json)
     if state.status != "COMPLETE":
         raise RunFailedError(
             f"{run} failed ({state.status}); what it left is in {folder}, marked by {PARTIAL}."
@@ -351,6 +363,18 @@ def _local(run: Run, folder: Path, entry: dict[str, Any]) -> LocalFile:
     )
 
 
+def outgoing(files: Iterable[LocalFile]) -> list[OutputFile]:
+    """Files as a destination takes them."""
+    return [OutputFile(file.path, file.name, file.size, file.sha256) for file in files]
+
+
+def _matching(run: Run, files: list[LocalFile], patterns: Sequence[str]) -> list[LocalFile]:
+    """What goes on to a destination: the verified files, or those of them that were asked for."""
+    if not patterns:
+        return verified_files(run)
+    return [file for file in files if file.verified and _matches(file.name, patterns)]
+
+
 def _matches(name: str, include: Sequence[str]) -> bool:
     leaf = name.rpartition("/")[2]
     return not include or any(fnmatch.fnmatch(name, p) or fnmatch.fnmatch(leaf, p) for p in include)
@@ -372,13 +396,16 @@ def show_listing(run: Run, listing: Listing, as_json: bool) -> None:
         console.note(f"Not safe to write: {', '.join(ascii(name) for name in listing.refused)}")
 
 
-def show_files(run: Run, folder: Path, files: list[LocalFile], as_json: bool) -> None:
+def show_files(
+    run: Run, folder: Path, files: list[LocalFile], deliveries: list[Delivery], as_json: bool
+) -> None:
     """Print what is in the folder now."""
     if as_json:
         console.print_json(
             {"kernel": run.kernel, "version": run.version, "folder": str(folder)}
             | {"complete": bool(run.outputs.get("complete"))}
             | {"files": [{**vars(file), "path": str(file.path)} for file in files]}
+            | {"uploads": [delivery._asdict() for delivery in deliveries]}
         )
         return
     console.print_table(
@@ -386,3 +413,5 @@ def show_files(run: Run, folder: Path, files: list[LocalFile], as_json: bool) ->
         [(f.name, f"{f.size:,}", f.sha256[:12], "yes" if f.verified else "no") for f in files],
         title=f"{run} in {folder}",
     )
+    if deliveries:
+        destinations.show(deliveries, title="uploaded")

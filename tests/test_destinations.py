@@ -1,0 +1,171 @@
+import os
+
+import pytest
+
+from tools.destinations import LocalFolder, deliver, expand, ready, split, upload
+from tools.errors import UserError, VerificationError
+from tools.remote import Origin, OutputFile, Stored
+
+ORIGIN = Origin("ada/pix2pix", 3)
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_slug_and_version_may_stand_in_a_destination():
+    assert expand("gs://team/{slug}/v{version}", ORIGIN) == "gs://team/pix2pix/v3"
+
+
+@pytest.mark.parametrize("word", ["{user}", "{}", "{version!r}", "{slug.upper}"])
+def test_any_other_word_in_braces_is_an_error_that_lists_the_two(word):
+    with pytest.raises(UserError, match=r"\{slug\} and \{version\}"):
+        expand(f"gs://team/{word}", ORIGIN)
+
+
+def test_one_folder_is_told_from_the_destinations_elsewhere():
+    folder, elsewhere = split(["gs://team/a", "models", "drive:1AbC"])
+    assert str(folder) == "models"
+    assert elsewhere == ["gs://team/a", "drive:1AbC"]
+    assert split([r"C:\models"])[1] == []
+    with pytest.raises(UserError, match="2 folders: models, other"):
+        split(["models", "other"])
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/x", "ftp://host", "gdrive:abc"])
+def test_an_unknown_kind_of_destination_is_refused(address):
+    with pytest.raises(UserError, match="gs://bucket/prefix, drive:FOLDER_ID and folders"):
+        ready([address], ORIGIN)
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/passwd", "a//b", "a/./b", "", "a\nb", "a\\b", "C:x", "a/\u202eb", "nul"]
+)
+def test_a_name_that_could_leave_the_destination_is_refused(tmp_path, name):
+    with pytest.raises(UserError, match="cannot be stored"):
+        OutputFile(tmp_path, name, 0, "")
+
+
+def test_a_folder_gets_every_file_once_and_the_manifest_last(tmp_path, make):
+    files = make({"run.json": 10, "generator.h5": 3_000_000, "tensorboard/events": 70, "empty": 0})
+    there = tmp_path / "kept" / "pix2pix"
+    address = str(tmp_path / "kept" / "{slug}")
+    first = upload(files, ORIGIN, ready([address], ORIGIN))
+    assert contents(there) == {file.name: file.path.read_bytes() for file in files}
+    assert [d.sent for d in first] == [True] * 4
+    assert first[-1].name == "run.json"
+    stamps = {path: path.stat().st_mtime_ns for path in there.rglob("*")}
+    again = upload(files, ORIGIN, ready([address], ORIGIN))
+    assert [d.sent for d in again] == [False] * 4
+    assert {path: path.stat().st_mtime_ns for path in there.rglob("*")} == stamps
+
+
+def test_the_same_destination_twice_is_one(tmp_path):
+    address = str(tmp_path)
+    assert len(ready([address, address], ORIGIN)) == 1
+
+
+def test_another_file_of_that_name_is_kept_and_the_error_names_both(tmp_path, make):
+    (file,) = make({"generator.h5": 100})
+    there = tmp_path / "kept" / "generator.h5"
+    there.parent.mkdir()
+    there.write_bytes(b"someone's own")
+    with pytest.raises(UserError) as failure:
+        deliver(file, ORIGIN, LocalFolder(str(there.parent)))
+    assert str(there) in str(failure.value) and str(file.path) in str(failure.value)
+    assert "--overwrite" in failure.value.remedy
+    assert there.read_bytes() == b"someone's own"
+    deliver(file, ORIGIN, LocalFolder(str(there.parent)), overwrite=True)
+    assert there.read_bytes() == file.path.read_bytes()
+
+
+def test_a_file_that_changed_since_it_was_fetched_is_not_sent(tmp_path, make):
+    (file,) = make({"generator.h5": 100})
+    file.path.write_bytes(b"x" * 100)
+    with pytest.raises(VerificationError, match="not the file that the kernel recorded"):
+        deliver(file, ORIGIN, LocalFolder(str(tmp_path / "kept")))
+    assert not (tmp_path / "kept").exists()
+
+
+def test_what_a_crash_left_beside_the_name_is_replaced_and_nothing_else_stays(tmp_path, make):
+    (file,) = make({"generator.h5": 100})
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / ".generator.h5.part").write_bytes(b"half")
+    deliver(file, ORIGIN, LocalFolder(str(kept)))
+    assert contents(kept) == {"generator.h5": file.path.read_bytes()}
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root writes anywhere")
+def test_a_folder_that_cannot_be_written_is_found_before_anything_moves(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="written"):
+        ready([str(tmp_path / "kept")], ORIGIN)
+
+
+def test_a_file_in_the_place_of_the_folder_is_found_before_anything_moves(tmp_path):
+    (tmp_path / "kept").write_text("")
+    with pytest.raises(UserError, match="kept is no folder"):
+        ready([str(tmp_path / "kept")], ORIGIN)
+
+
+def test_every_checksum_that_is_given_has_to_agree_and_one_has_to_be_given(make):
+    (file,) = make({"generator.h5": 100})
+    good = file.digests
+    assert Stored("x", 100, {"md5": good["md5"]}).holds(file)
+    assert Stored("x", 100, {"md5": good["md5"], "sha256": ""}).holds(file)
+    assert not Stored("x", 100, {"md5": good["md5"], "crc32c": "00000000"}).holds(file)
+    assert not Stored("x", 99, {"md5": good["md5"]}).holds(file)
+    assert not Stored("x", 100, {}).holds(file)
+
+
+def test_a_destination_that_fails_does_not_keep_the_others_from_getting_everything(
+    tmp_path, make, capsys
+):
+    files = make({"generator.h5": 1000, "training_log.csv": 10, "run.json": 5})
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "training_log.csv").write_text("another")
+    goals = ready([str(tmp_path / "kept"), str(tmp_path / "other")], ORIGIN)
+    with pytest.raises(UserError, match="training_log.csv"):
+        upload(files, ORIGIN, goals)
+    assert sorted(contents(tmp_path / "other")) == [file.name for file in sorted_by_name(files)]
+    assert "run.json" not in contents(tmp_path / "kept")
+
+
+def test_several_failures_are_all_told_and_the_first_decides_the_exit_code(tmp_path, make, capsys):
+    files = make({"generator.h5": 100})
+    for name in ("kept", "attic"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "generator.h5").write_text("another")
+    goals = ready([str(tmp_path / "kept"), str(tmp_path / "attic")], ORIGIN)
+    with pytest.raises(UserError, match="2 of 2 destinations failed"):
+        upload(files, ORIGIN, goals)
+    assert str(tmp_path / "attic" / "generator.h5") in capsys.readouterr().err
+
+
+def sorted_by_name(files):
+    return sorted(files, key=lambda file: file.name)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("generator.h5", "application/x-hdf5"),
+        ("submission.csv.gz", "application/gzip"),
+        ("loss_curve.png", "image/png"),
+        ("run.json", "application/json"),
+        ("events.out.tfevents.1", "application/octet-stream"),
+    ],
+)
+def test_content_types_are_those_of_the_file_as_it_is(tmp_path, name, kind):
+    assert OutputFile(tmp_path, name, 0, "").content_type == kind
+
+
+def test_a_missing_local_file_is_named(tmp_path):
+    file = OutputFile(tmp_path / "gone.h5", "gone.h5", 1, "00")
+    with pytest.raises(UserError, match="gone.h5 cannot be read"):
+        deliver(file, ORIGIN, LocalFolder(str(tmp_path / "kept")))
