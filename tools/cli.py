@@ -54,7 +54,7 @@ def make_dataset(
         bool, typer.Option("--sample", help="Make the embedded sample; give OUT alone.")
     ] = False,
     test_per_class: Annotated[
-        int | None, typer.Option(min=1, help="Pictures a class in the test set. [default: 50]")
+        int | None, typer.Option(min=1, help="Pictures a class in the test set.", show_default="50")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the order and the holes.")] = 0,
     json: Json = False,
@@ -73,14 +73,16 @@ def make_dataset(
 @app.command("dry-run")
 def dry_run(
     data: Annotated[
-        Path | None, typer.Option(help="A dataset. [default: the embedded sample]")
+        Path | None, typer.Option(help="A dataset.", show_default="the embedded sample")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=0, help="Images a class; 0: all. [default: 32 of --data]")
+        int | None, typer.Option(min=0, help="Images a class; 0: all.", show_default="32 of --data")
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=0, help="Training steps. [default: 300]")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=0, help="Training steps.", show_default="300")
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Run folder. [default: runs/dry-run/run, made anew]")
+        Path | None, typer.Option(help="Run folder.", show_default="runs/dry-run/run, made anew")
     ] = None,
     preset: Annotated[str, typer.Option(help="The kernel's preset.")] = "report",
     set_: Annotated[
@@ -104,7 +106,7 @@ def sweep(
         typer.Option("--set", help="Values of a setting, name=a,b; all combinations are run."),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="A dataset. [default: the embedded sample]")
+        Path | None, typer.Option(help="A dataset.", show_default="the embedded sample")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant.")] = 1,
     budget: Annotated[str, typer.Option(help="Of each run: steps (2000) or minutes (30m).")] = "5m",
