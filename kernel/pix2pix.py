@@ -178,6 +178,26 @@ class Config:
     ema: float = setting(
         0.0, "Decay of the averaged weights that predict; 0: the last weights.", low=0, high=0.99999
     )
+    # Speed
+    precision: str = setting(
+        "float32",
+        "Of the networks' arithmetic; auto takes what the GPU is made for, float32 on a CPU.",
+        choices=("float32", "auto", "bfloat16", "float16"),
+        session=True,
+    )
+    xla: str = setting(
+        "auto",
+        "Compile the step with XLA; auto does on a GPU.",
+        choices=("auto", "on", "off"),
+        session=True,
+    )
+    distribute: str = setting(
+        "auto",
+        "Share each step's images among devices; auto does where there are several GPUs and they "
+        "divide batch_size.",
+        choices=("auto", "none", "mirrored"),
+        session=True,
+    )
     # Session
     time_budget: float = setting(
         8.5, "Hours after which this session ends by itself, outputs complete.", low=0, session=True
@@ -277,6 +297,7 @@ BEST: dict[str, Any] = {
     "clip_norm": 1.0,
     "ema": 0.999,
     "predict_in_training_mode": False,
+    "precision": "auto",
     "export": "last",
     "ensemble": 8,
 }
@@ -692,9 +713,9 @@ def load_dataset(config: Config) -> Dataset:
 # Boxes are int32 [n, 2, 2]: two (top, left) pairs an image. They may touch the edge or overlap.
 
 
-def draw_boxes(count: int, seed: tf.Tensor) -> tf.Tensor:
-    """Draw two holes for each of ``count`` images, anywhere inside the image."""
-    return tf.random.stateless_uniform([count, 2, 2], seed, 0, LAST + 1, tf.int32)
+def draw_boxes(seed: tf.Tensor) -> tf.Tensor:
+    """Draw the two holes of an image, anywhere inside it: int32 [2, 2]."""
+    return tf.random.stateless_uniform([2, 2], seed, 0, LAST + 1, tf.int32)
 
 
 def hole_mask(boxes: tf.Tensor) -> tf.Tensor:
@@ -866,12 +887,15 @@ def apply_symmetry(
 
 
 def jittered(
-    images: tf.Tensor, boxes: tf.Tensor, side: int, seed: tf.Tensor
+    images: tf.Tensor, boxes: tf.Tensor, side: int, place: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Enlarge to ``side`` px and crop 256 px at random, bilinearly; holes move, but keep 75 px."""
+    """Enlarge to ``side`` px and crop 256 px, bilinearly; holes move, but keep 75 px.
+
+    ``place`` [n, 2] in [0, 1] says where the crop lies between the first and the last row, column.
+    """
     count = images.shape[0]
     window = SIDE * SIDE / side - 1  # of the original image, between outer pixel centres
-    corner = tf.random.stateless_uniform([count, 2], seed) * (SIDE - 1 - window)
+    corner = place * (SIDE - 1 - window)
     frame = tf.concat([corner, corner + window], 1) / (SIDE - 1)
     images = tf.image.crop_and_resize(images, frame, tf.range(count), [SIDE, SIDE])
     centre = tf.cast(boxes, tf.float32) + (HOLE - 1) / 2
@@ -903,57 +927,76 @@ def unscale_pixels(config: Config, images: tf.Tensor) -> tf.Tensor:
     return tf.clip_by_value(images, 0, 1)
 
 
+def draw_example(config: Config, epoch: int, position: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Draw all that is random about the example at a position of the endless sequence.
+
+    It depends on the seed and the position alone, not on batches, replicas or resumptions. Each
+    epoch visits every image under every symmetry once, in an order of its own.
+    """
+    seed = np.int64(config.seed)
+    order = tf.stack([seed, position // epoch])
+    place = tf.random.experimental.index_shuffle(position % epoch, order, np.int64(epoch - 1))
+    seeds = tf.random.experimental.stateless_split(tf.stack([seed, position]), 4)
+    drawn = {
+        "place": place,
+        "mirror": tf.random.stateless_uniform([], seeds[0]) < 0.5,
+        "corner": tf.random.stateless_uniform([2], seeds[1]),
+        "boxes": draw_boxes(seeds[2]),
+    }
+    if config.noise:
+        drawn["noise"] = tf.random.stateless_normal([SIDE, SIDE, 3], seeds[3])
+    return drawn
+
+
 def training_example(
-    config: Config, images: tf.Tensor, boxes: tf.Tensor, symmetry: tf.Tensor, seed: tf.Tensor
+    config: Config,
+    images: tf.Tensor,
+    boxes: tf.Tensor,
+    symmetry: tf.Tensor,
+    drawn: Mapping[str, tf.Tensor],
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Make one step's input, mask and target, float32 [n, 256, 256, c], from clean uint8 photos."""
-    seeds = tf.random.experimental.stateless_split(seed, 4)
-    count = images.shape[0]
     if config.flip:
-        mirror = tf.random.stateless_uniform([count], seeds[0]) < 0.5
-        columns = tf.not_equal(symmetry[:, 2], mirror)
+        columns = tf.not_equal(symmetry[:, 2], drawn["mirror"])
         symmetry = tf.concat([symmetry[:, :2], columns[:, None]], 1)
     images, boxes = apply_symmetry(images, boxes, symmetry)
     images = tf.cast(images, tf.float32) / 255
     if config.jitter > SIDE:
-        images, boxes = jittered(images, boxes, config.jitter, seeds[1])
+        images, boxes = jittered(images, boxes, config.jitter, drawn["corner"])
     if config.holes == "random":
-        boxes = draw_boxes(count, seeds[2])
+        boxes = drawn["boxes"]
     seen = images
     if config.noise:
-        seen += config.noise * tf.random.stateless_normal(tf.shape(images), seeds[3])
-        seen = tf.clip_by_value(seen, 0, 1)
+        seen = tf.clip_by_value(seen + config.noise * drawn["noise"], 0, 1)
     return *network_input(config, seen, boxes), scale_pixels(config, images)
 
 
-def training_batches(config: Config, pictures: Pictures, first: int, last: int) -> tf.data.Dataset:
+def training_batches(
+    config: Config, pictures: Pictures, first: int, last: int, replicas: int = 1
+) -> tf.data.Dataset:
     """Batches of steps ``first`` to ``last``, excluding ``last``.
 
-    Each epoch visits every image under every symmetry of the augmentation once, in an order of its
-    own; the position in it follows from the step, so that a resumed run needs no other state.
+    A step's images go to its replicas in turn, ``batch_size / replicas`` each.
     """
     symmetries = tf.constant(np.array(SYMMETRIES[config.augmentation], bool))
     count, clean = len(pictures.photos), pictures.clean
     assert clean is not None
-    epoch = count * len(symmetries)
-    boxes = tf.constant(pictures.boxes)
+    boxes, size = tf.constant(pictures.boxes), config.batch_size // replicas
+    draw = functools.partial(draw_example, config, count * len(symmetries))
+    one = draw(tf.constant(0, tf.int64))
+    signature = {name: tf.TensorSpec(value.shape, value.dtype) for name, value in one.items()}
 
-    def shuffled(position: tf.Tensor) -> tf.Tensor:
-        order = tf.stack([np.int64(config.seed), position // epoch])
-        return tf.random.experimental.index_shuffle(position % epoch, order, np.int64(epoch - 1))
-
-    def example(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        positions = step * config.batch_size + tf.range(config.batch_size, dtype=tf.int64)
-        place = tf.map_fn(shuffled, positions)
-        index = place % count
+    def example(part: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        positions = part * size + tf.range(size, dtype=tf.int64)
+        drawn = tf.map_fn(draw, positions, fn_output_signature=signature)
+        index = drawn["place"] % count
         images = tf.numpy_function(lambda i: clean[i], [index], tf.uint8, stateful=False)
-        images = tf.ensure_shape(images, [config.batch_size, SIDE, SIDE, 3])
-        seed = tf.stack([np.int64(config.seed), step])
-        symmetry = tf.gather(symmetries, place // count)
-        return training_example(config, images, tf.gather(boxes, index), symmetry, seed)
+        images = tf.ensure_shape(images, [size, SIDE, SIDE, 3])
+        symmetry = tf.gather(symmetries, drawn["place"] // count)
+        return training_example(config, images, tf.gather(boxes, index), symmetry, drawn)
 
-    steps = tf.data.Dataset.range(first, last)
-    return steps.map(example, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    parts = tf.data.Dataset.range(first * replicas, last * replicas)
+    return parts.map(example, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
 
 
 # %% Networks
@@ -978,12 +1021,12 @@ def generator_output(config: Config, inputs: list[Any], x: Any, last: dict[str, 
     layers = keras.layers
     if config.residual:
         change = layers.Conv2DTranspose(3, kernel_initializer="zeros", name="change", **last)(x)
-        x = layers.Add(name="filled")([inputs[0], change])
+        x = layers.Add(dtype="float32", name="filled")([inputs[0], change])
     else:
         end = "tanh" if config.pixel_range == "symmetric" else "sigmoid"
         init = weights_like_the_report()
         x = layers.Conv2DTranspose(
-            3, activation=end, kernel_initializer=init, name="filled", **last
+            3, activation=end, kernel_initializer=init, dtype="float32", name="filled", **last
         )(x)
     return keras.Model(inputs, x, name="generator")
 
@@ -1048,6 +1091,12 @@ def build_blocks(config: Config) -> keras.Model:
     )
 
 
+def batch_norm(name: str) -> keras.layers.Layer:
+    """Batch norm over the whole batch, however many replicas share it."""
+    shared = tf.distribute.get_strategy().num_replicas_in_sync > 1
+    return keras.layers.BatchNormalization(synchronized=shared, name=name)
+
+
 def build_pix2pix(config: Config) -> keras.Model:
     """Build the report's U-Net: ``depth`` down layers, one up layer fewer, and skip connections.
 
@@ -1062,13 +1111,13 @@ def build_pix2pix(config: Config) -> keras.Model:
     for i, (count, stride) in enumerate(zip(filters, strides, strict=True)):
         x = layers.Conv2D(count, 4, stride, use_bias=False, name=f"down{i + 1}", **shape)(x)
         if i:
-            x = layers.BatchNormalization(name=f"down{i + 1}_norm")(x)
+            x = batch_norm(f"down{i + 1}_norm")(x)
         x = layers.LeakyReLU(0.3, name=f"down{i + 1}_relu")(x)
         skips.append(x)
     for i in range(1, config.depth):
         count, stride, skip = filters[-1 - i], strides[-i], skips[-1 - i]
         x = layers.Conv2DTranspose(count, 4, stride, use_bias=False, name=f"up{i}", **shape)(x)
-        x = layers.BatchNormalization(name=f"up{i}_norm")(x)
+        x = batch_norm(f"up{i}_norm")(x)
         if i <= 3 and config.dropout:
             seed = config.seed * 10 + i
             x = layers.Dropout(config.dropout, seed=seed, name=f"up{i}_dropout")(x)
@@ -1091,14 +1140,15 @@ def build_discriminator(config: Config) -> keras.Model:
         name, count = f"down{i + 1}", config.width * 2**i
         x = layers.Conv2D(count, 4, 2, padding="same", use_bias=False, name=name, **init)(x)
         if i:
-            x = layers.BatchNormalization(name=f"{name}_norm")(x)
+            x = batch_norm(f"{name}_norm")(x)
         x = layers.LeakyReLU(0.3, name=f"{name}_relu")(x)
     x = layers.ZeroPadding2D(name="pad1")(x)
     x = layers.Conv2D(config.width * 8, 4, use_bias=False, name="patch", **init)(x)
-    x = layers.BatchNormalization(name="patch_norm")(x)
+    x = batch_norm("patch_norm")(x)
     x = layers.LeakyReLU(0.3, name="patch_relu")(x)
     x = layers.ZeroPadding2D(name="pad2")(x)
-    return keras.Model(pair, layers.Conv2D(1, 4, name="logits", **init)(x), name="discriminator")
+    x = layers.Conv2D(1, 4, dtype="float32", name="logits", **init)(x)
+    return keras.Model(pair, x, name="discriminator")
 
 
 # %% Losses and one training step
@@ -1121,11 +1171,65 @@ def mean_error(config: Config, error: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(error * mask) / values
 
 
-class Pix2Pix:
-    """Both networks, both optimisers and the step: all of a run's state that is trained."""
+def gpu_names() -> list[str]:
+    """Names of the GPUs that TensorFlow sees."""
+    gpus = tf.config.list_physical_devices("GPU")
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    return [d.get("device_name", g.name) for d, g in zip(details, gpus, strict=True)]
 
-    def __init__(self, config: Config) -> None:
+
+def precision_policy(config: Config) -> str:
+    """Name the Keras policy: a GPU's own half precision, if ``auto``, and float32 elsewhere."""
+    kind = config.precision
+    if kind == "auto":
+        gpus = tf.config.list_physical_devices("GPU")
+        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+        oldest = min((d.get("compute_capability", (0, 0)) for d in details), default=(0, 0))
+        kind = "bfloat16" if oldest >= (8, 0) else "float16" if oldest >= (7, 0) else "float32"
+    return kind if kind == "float32" else f"mixed_{kind}"
+
+
+def choose_strategy(config: Config) -> tf.distribute.Strategy:
+    """Choose the devices that share each step.
+
+    Raises:
+        UserError: where ``mirrored`` is asked for and the batch does not divide.
+    """
+    devices = [d.name for d in tf.config.list_logical_devices("GPU")]
+    if config.distribute == "mirrored":
+        devices = devices or [d.name for d in tf.config.list_logical_devices("CPU")]
+        if config.batch_size % len(devices):
+            raise UserError(
+                f"batch_size = {config.batch_size} does not divide by {len(devices)} devices: "
+                "choose a multiple, or --distribute none."
+            )
+    elif config.distribute == "none" or config.batch_size % max(1, len(devices)):
+        devices = devices[:1]
+    return tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else DEFAULT_STRATEGY
+
+
+DEFAULT_STRATEGY = tf.distribute.get_strategy()
+
+
+class Pix2Pix:
+    """Both networks, both optimisers and the step: all of a run's state that is trained.
+
+    It is made for the devices of ``strategy``, which share the images of each step.
+    """
+
+    def __init__(self, config: Config, strategy: tf.distribute.Strategy | None = None) -> None:
         self.config = config
+        self.strategy = strategy or tf.distribute.get_strategy()
+        self.replicas = self.strategy.num_replicas_in_sync
+        keras.config.set_dtype_policy(precision_policy(config))
+        with self.strategy.scope():
+            self._build(config)
+        compiled = config.xla == "on" or (config.xla == "auto" and bool(gpu_names()))
+        self._replica_step = tf.function(self._train_replica, jit_compile=compiled or None)
+        self.train_step = tf.function(self._train_step)
+        self.forward = tf.function(self._forward, reduce_retracing=True)
+
+    def _build(self, config: Config) -> None:
         self.generator = build_generator(config)
         networks = {"generator": self.generator}
         if config.lambda_gan:
@@ -1137,8 +1241,6 @@ class Pix2Pix:
             self.predictor = "averaged/"
             self.networks["averaged"] = self.averaged = build_generator(config)
             self.averaged.set_weights(self.generator.get_weights())
-        self.train_step = tf.function(self._train_step)
-        self.forward = tf.function(self._forward, reduce_retracing=True)
 
     def _optimizer(self, network: keras.Model) -> keras.optimizers.Optimizer:
         config = self.config
@@ -1149,14 +1251,18 @@ class Pix2Pix:
                 warmup_target=rate if config.warmup else None,
                 warmup_steps=config.warmup,
             )
-        optimizer = keras.optimizers.Adam(
-            rate, config.beta_1, config.beta_2, global_clipnorm=config.clip_norm or None
-        )
+        optimizer = keras.optimizers.Adam(rate, config.beta_1, config.beta_2)
+        if precision_policy(config) == "mixed_float16":
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         optimizer.build(network.trainable_variables)
         return optimizer
 
     def _train_step(self, seen: tf.Tensor, mask: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
         """Train on one batch; return the values named by ``LOSSES``."""
+        losses = self.strategy.run(self._replica_step, (seen, mask, target))
+        return self.strategy.reduce(tf.distribute.ReduceOp.MEAN, losses, axis=None)
+
+    def _train_replica(self, seen: tf.Tensor, mask: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
         config = self.config
         gan = disc = tf.constant(0.0)
         with tf.GradientTape() as generator_tape, tf.GradientTape() as discriminator_tape:
@@ -1172,10 +1278,15 @@ class Pix2Pix:
             l1 = mean_error(config, tf.abs(target - output), mask)
             l2 = mean_error(config, tf.square(target - output), mask)
             gen = config.lambda_gan * gan + config.lambda_l1 * l1 + config.lambda_l2 * l2
-        tapes = {"generator": (generator_tape, gen), "discriminator": (discriminator_tape, disc)}
+            losses = {"generator": gen, "discriminator": disc}
+            scaled = {
+                name: optimizer.scale_loss(losses[name] / self.replicas)
+                for name, optimizer in self.optimizers.items()
+            }
+        tapes = {"generator": generator_tape, "discriminator": discriminator_tape}
         for name, optimizer in self.optimizers.items():
-            (tape, loss), variables = tapes[name], self.networks[name].trainable_variables
-            optimizer.apply(tape.gradient(loss, variables), variables)
+            variables = self.networks[name].trainable_variables
+            self._apply(optimizer, tapes[name].gradient(scaled[name], variables), variables)
         if config.ema:
             # The average starts short, so that it does not remember the first weights.
             done = tf.cast(self.optimizers["generator"].iterations, tf.float32)
@@ -1183,6 +1294,20 @@ class Pix2Pix:
             for mean, last in zip(self.averaged.weights, self.generator.weights, strict=True):
                 mean.assign(keep * mean + (1 - keep) * last)
         return tf.stack([gen, gan, l1, l2, disc])
+
+    def _apply(
+        self, optimizer: keras.optimizers.Optimizer, gradients: list[Any], variables: list[Any]
+    ) -> None:
+        """Apply gradients, which the optimiser adds up over the replicas, after clipping them."""
+        if self.config.clip_norm:
+            whole = gradients
+            if self.replicas > 1:
+                context = tf.distribute.get_replica_context()
+                whole = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+            largest = optimizer.scale_loss(tf.constant(self.config.clip_norm))
+            keep = tf.minimum(1.0, largest / (tf.linalg.global_norm(whole) + 1e-12))
+            gradients = [gradient * keep for gradient in gradients]
+        optimizer.apply(gradients, variables)
 
     def _inputs(self, seen: tf.Tensor, mask: tf.Tensor) -> Any:
         return [seen, mask] if self.config.mask_input else seen
@@ -1695,7 +1820,9 @@ def train(config: Config, dataset: Dataset, out: Path, stop: Stop) -> tuple[Pix2
         UserError: when a loss is not finite, naming the step.
     """
     keras.utils.set_random_seed(config.seed)
-    model, progress = Pix2Pix(config), Progress()
+    model, progress = Pix2Pix(config, choose_strategy(config)), Progress()
+    policy = keras.config.dtype_policy().name
+    say(f"devices sharing a step: {model.replicas}; precision: {policy}")
     for name in model.optimizers:
         say(f"{name}: {parameters(model.networks[name])}")
     checkpoint = out / "checkpoint.npz"
@@ -1708,7 +1835,13 @@ def train(config: Config, dataset: Dataset, out: Path, stop: Stop) -> tuple[Pix2
         return model, progress
     validation, logs = dataset.validation, Logs(out, progress.step)
     harmonic = evaluate(filler("harmonic", None), validation).rmse
-    batches = iter(training_batches(config, dataset.training, progress.step, config.steps))
+    batches = iter(
+        model.strategy.distribute_datasets_from_function(
+            lambda _: training_batches(
+                config, dataset.training, progress.step, config.steps, model.replicas
+            )
+        )
+    )
     began = time.monotonic() - progress.seconds
     model.train_step.get_concrete_function(*batches.element_spec)  # so that no step times it
     interval = Interval(config)
@@ -1747,15 +1880,17 @@ def train(config: Config, dataset: Dataset, out: Path, stop: Stop) -> tuple[Pix2
     while progress.step < config.steps and not stop:
         interval.add(model.train_step(*interval.timed(batches)))
         progress.step += 1
-        last = progress.step == config.steps
+        last, stopping = progress.step == config.steps, bool(stop)
         validating = last or progress.step % config.validate_every == 0
-        saving = last or progress.step % config.checkpoint_every == 0 or bool(stop)
+        saving = last or stopping or progress.step % config.checkpoint_every == 0
         if validating or saving or progress.step % config.log_every == 0:
             log()
         if validating:
             validate()
         if saving:
             save()
+        if stopping:
+            break
         if validating or saving:
             interval = Interval(config)
     if progress.step < config.steps:
@@ -1823,10 +1958,8 @@ def parameters(network: keras.Model) -> str:
 
 def describe_machine() -> dict[str, Any]:
     """What the run is on: GPUs by name, cores, free memory."""
-    gpus = tf.config.list_physical_devices("GPU")
-    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     return {
-        "gpus": [d.get("device_name", g.name) for d, g in zip(details, gpus, strict=True)],
+        "gpus": gpu_names(),
         "cores": os.cpu_count(),
         "free_memory_gb": round(free_memory() / 1e9, 1),
         "machine": f"{platform.system()} {platform.machine()}",

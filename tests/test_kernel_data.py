@@ -260,11 +260,28 @@ def test_a_pipeline_that_starts_later_goes_on_with_the_same_batches(pix2pix):
         assert all(np.array_equal(a, b) for a, b in zip(expected, got, strict=True))
 
 
+@pytest.mark.parametrize(("size", "replicas"), [(6, 1), (2, 1), (6, 3)])
+def test_an_example_depends_on_its_position_alone(pix2pix, size, replicas):
+    """Not on the batch that it stands in, nor on the replica that gets it."""
+    settings = {"noise": 0.05, "holes": "random"}
+    photos = pictures(pix2pix, 4)
+    whole = pix2pix.training_batches(
+        pix2pix.make_config(settings | {"batch_size": 12}), photos, 0, 1
+    )
+    config = pix2pix.make_config(settings | {"batch_size": size})
+    parts = list(pix2pix.training_batches(config, photos, 0, 12 // size, replicas))
+    assert {len(part[0]) for part in parts} == {size // replicas}
+    for kind, expected in enumerate(next(iter(whole))):
+        assert np.allclose(np.concatenate([part[kind] for part in parts]), expected, atol=1e-5)
+
+
 def test_noise_reaches_the_input_and_never_the_target(pix2pix):
     config = pix2pix.make_config({"noise": 0.1, "jitter": 256, "flip": False})
     photo = np.full((1, 256, 256, 3), 128, np.uint8)
     boxes = np.array([[(0, 0), (181, 181)]], np.int32)
-    seen, _, target = pix2pix.training_example(config, photo, boxes, np.zeros((1, 3), bool), [3, 0])
+    drawn = pix2pix.draw_example(config, 1, np.int64(0))
+    drawn = {name: value[None] for name, value in drawn.items()}
+    seen, _, target = pix2pix.training_example(config, photo, boxes, np.zeros((1, 3), bool), drawn)
     known = 1 - pix2pix.hole_mask(boxes)[0, ..., 0].numpy()
     assert np.allclose(target, 128 / 127.5 - 1, atol=1e-6)
     assert np.std(seen[0].numpy()[known == 1]) == pytest.approx(0.2, rel=0.05)

@@ -97,11 +97,11 @@ def test_pasting_what_was_cropped_changes_nothing(pix2pix):
 
 
 def test_drawn_holes_lie_inside_reach_every_edge_and_repeat_with_their_seed(pix2pix):
-    boxes = pix2pix.draw_boxes(4000, [1, 2]).numpy()
-    assert boxes.shape == (4000, 2, 2)
+    boxes = np.stack([pix2pix.draw_boxes([1, i]).numpy() for i in range(1000)])
+    assert boxes.shape == (1000, 2, 2)
     assert (boxes.min(), boxes.max()) == (0, 181)
-    assert np.array_equal(boxes, pix2pix.draw_boxes(4000, [1, 2]).numpy())
-    assert abs(boxes.mean() - 90.5) < 2
+    assert np.array_equal(boxes[3], pix2pix.draw_boxes([1, 3]).numpy())
+    assert abs(boxes.mean() - 90.5) < 4
 
 
 @pytest.mark.parametrize("symmetry", [(t, r, c) for t in (0, 1) for r in (0, 1) for c in (0, 1)])
@@ -129,12 +129,12 @@ def test_the_five_copies_are_the_image_its_rotations_and_its_mirror_image(pix2pi
     assert np.array_equal(turned[4], PHOTO[:, ::-1])
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_jitter_moves_a_hole_with_its_picture_and_keeps_its_size(pix2pix, seed):
+@pytest.mark.parametrize("place", [(0, 0), (1, 1), (0.3, 0.9)])
+def test_jitter_moves_a_hole_with_its_picture_and_keeps_its_size(pix2pix, place):
     boxes = np.array([[(60, 70), (100, 90)]], np.int32)
     rows, columns = np.mgrid[0:256, 0:256].astype(np.float32)
     chart = np.stack([rows, columns, rows], -1)[None]  # each pixel holds its own coordinates
-    enlarged, moved = pix2pix.jittered(chart, boxes, 286, [seed, 0])
+    enlarged, moved = pix2pix.jittered(chart, boxes, 286, np.array([place], np.float32))
     assert enlarged.shape == chart.shape
     for (top, left), (new_top, new_left) in zip(boxes[0], moved[0].numpy(), strict=True):
         centre = enlarged[0, new_top + 37, new_left + 37].numpy()
@@ -145,6 +145,6 @@ def test_jitter_without_enlargement_is_not_applied(pix2pix):
     config = pix2pix.make_config({"jitter": 256, "flip": False, "noise": 0.0})
     photo = (PHOTO[None] * 255).astype(np.uint8)
     boxes = np.array([PLACES["apart"]], np.int32)
-    seen, _, target = pix2pix.training_example(config, photo, boxes, np.zeros((1, 3), bool), [0, 0])
+    seen, _, target = pix2pix.training_example(config, photo, boxes, np.zeros((1, 3), bool), {})
     assert np.allclose(target[0], photo[0] / 127.5 - 1, atol=1e-6)
     assert np.all(seen[0].numpy()[mask_of(boxes[0])] == -1)
