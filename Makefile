@@ -18,7 +18,7 @@ dry-run: $(READY)  ## train on the embedded sample, score it beside the baseline
 	$(BIN)/tools dry-run
 
 test: $(READY)  ## the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(READY)  ## lint, format and types
 	$(BIN)/ruff check .

@@ -31,6 +31,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import zipfile
 import zlib
@@ -1789,11 +1790,17 @@ class Stop:
         budget = config.time_budget * 3600
         self.deadline = time.monotonic() + budget - min(600, budget / 10)
         self.reason = ""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                signal.signal(number, self._signalled)
-            except ValueError:  # not in the main thread, as in some notebooks
-                pass
+        self.earlier: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():  # signals go nowhere else
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.earlier[number] = signal.signal(number, self._signalled)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.earlier.items():
+            signal.signal(number, handler)
 
     def _signalled(self, number: int, _: object) -> None:
         signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
@@ -2026,6 +2033,12 @@ def run(config: Config) -> None:
     Raises:
         UserError: for anything that the user can mend.
     """
+    with Stop(config) as stop:
+        run_session(config, stop)
+
+
+def run_session(config: Config, stop: Stop) -> None:
+    """Check, train until ``stop``, predict, and write everything."""
     began = time.monotonic()
     machine = describe_machine()
     for what, told in (("versions", versions()), ("device", machine), ("config", config.__dict__)):
@@ -2034,7 +2047,7 @@ def run(config: Config) -> None:
         raise UserError("require_gpu is set and TensorFlow sees no GPU: choose an accelerator.")
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
-    out, stop = open_run_folder(config), Stop(config)
+    out = open_run_folder(config)
     dataset = load_dataset(config)
 
     model, progress = None, Progress()

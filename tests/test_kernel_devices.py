@@ -61,8 +61,9 @@ def test_two_devices_give_the_losses_of_one(run_on_two, run_kernel, sample, tmp_
 
 
 def test_a_run_on_two_devices_goes_on_where_it_stopped(run_on_two, tmp_path):
+    flags = ("--preset", "best", "--width", 8, "--depth", 1, "--blocks", 1, "--ensemble", 1)
     for steps in (2, 4):
-        done = run_on_two(tmp_path, *FLAGS, "--steps", steps)
+        done = run_on_two(tmp_path, *flags, "--batch-size", 2, "--steps", steps)
         assert done.returncode == 0, done.stderr
     assert "resumed at step 2" in done.stdout
     assert [int(row["step"]) for row in rows_of(tmp_path)] == [1, 2, 3, 4]

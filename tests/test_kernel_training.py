@@ -281,6 +281,12 @@ def test_a_killed_run_goes_on_from_its_checkpoint_with_one_row_a_step(
     assert [int(row["step"]) for row in rows_of(tmp_path)] == list(range(1, 9))
 
 
+def test_a_run_gives_the_signals_back(run_kernel, sample, tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    run_kernel("--data", sample, "--out", tmp_path, "--predictor", "zeros")
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
 def test_sigterm_ends_a_run_with_its_outputs_complete(python, sample, tmp_path):
     with subprocess.Popen(
         command(python, sample, tmp_path, "--steps", "100000"), stdout=subprocess.PIPE, text=True

@@ -69,7 +69,7 @@ def run_kernel(script: Path, settings: dict[str, Any], log: Path) -> dict[str, A
     command = [sys.executable, "-u", str(script), *flags(settings)]
     tail: deque[str] = deque(maxlen=5)
     with (
-        open(log, "w", encoding="utf-8") as copy,
+        open(log, "w", encoding="utf-8", buffering=1) as copy,
         subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
         ) as kernel,
