@@ -85,70 +85,43 @@ def setting(
 class Config:
     """Every setting of a run; its defaults are the preset ``report``."""
 
+    # fmt: off
     # What to do
-    preset: str = setting(
-        "report", "Named settings to start from.", choices=("report", "best", "perceptual")
-    )
-    predictor: str = setting(
-        "model",
-        "What fills the holes; all but 'model' learn nothing.",
-        choices=("model", "harmonic", "mean", "zeros"),
-    )
+    preset: str = setting("report", "Named settings to start from.",
+        choices=("report", "best", "perceptual"))
+    predictor: str = setting("model", "What fills the holes; all but 'model' learn nothing.",
+        choices=("model", "harmonic", "mean", "zeros"))
     data: str = setting("", "Dataset folder, at any level above Testing_Data.", session=True)
     out: str = setting("", "Run folder to write.", session=True)
-    resume_from: str = setting(
-        "", "Folder holding, at any depth, an earlier run to go on from.", session=True
-    )
+    resume_from: str = setting("", "Folder holding, at any depth, an earlier run to go on from.",
+        session=True)
     seed: int = setting(0, "Seed of everything random.", low=0)
     require_gpu: bool = setting(False, "Stop at once where there is no GPU.", session=True)
     # Data
     limit: int = setting(0, "Images a class to use; 0 means all.", low=0)
     validation_per_class: int = setting(50, "Images a class to hold out, a fifth at most.", low=1)
-    max_bad_fraction: float = setting(
-        0.01,
-        "Share of unusable training images past which the run stops.",
-        low=0,
-        high=1,
-        session=True,
-    )
-    augmentation: str = setting(
-        "five",
-        "Fixed copies of each image: itself; with its rotations and mirror image (the report's "
-        "7,000 to 35,000); or all 8 symmetries of the square.",
-        choices=("none", "five", "eight"),
-    )
+    max_bad_fraction: float = setting(0.01, "Share of unusable training images past which the run "
+        "stops.", low=0, high=1, session=True)
+    augmentation: str = setting("five", "Fixed copies of each image: itself; with its rotations "
+        "and mirror image (the report's 7,000 to 35,000); or all 8 symmetries of the square.",
+        choices=("none", "five", "eight"))
     jitter: int = setting(286, "Side to resize to before a random 256 px crop; 256: none.", low=256)
     flip: bool = setting(True, "Mirror every other image left to right, at random.")
-    noise: float = setting(
-        0.01, "Deviation of the noise on the input, of the pixel range [0, 1].", low=0, high=1
-    )
-    pixel_range: str = setting(
-        "symmetric",
-        "Pixels as the networks see them: [-1, 1] with tanh, or [0, 1] with a sigmoid.",
-        choices=("symmetric", "unit"),
-    )
-    holes: str = setting(
-        "csv",
-        "Holes to train with: each image's own from the CSV, or new ones at every step.",
-        choices=("csv", "random"),
-    )
-    cache: str = setting(
-        "auto",
-        "Where decoded photos are kept; auto takes memory if half of what is free will do.",
-        choices=("auto", "memory", "disk"),
-        session=True,
-    )
+    noise: float = setting(0.01, "Deviation of the noise on the input, of the pixel range [0, 1].",
+        low=0, high=1)
+    pixel_range: str = setting("symmetric", "Pixels as the networks see them: [-1, 1] with tanh, "
+        "or [0, 1] with a sigmoid.", choices=("symmetric", "unit"))
+    holes: str = setting("csv", "Holes to train with: each image's own from the CSV, or new ones "
+        "at every step.", choices=("csv", "random"))
+    cache: str = setting("auto", "Where decoded photos are kept; auto takes memory if half of what "
+        "is free will do.", choices=("auto", "memory", "disk"), session=True)
     # Networks
     prefill: bool = setting(False, "Show the generator the harmonic fill in the holes, not zeros.")
     mask_input: bool = setting(False, "Show the generator where the holes are, as one channel.")
-    residual: bool = setting(
-        False, "Add the generator's output, 0 at first, to its input: step 0 is then the prefill."
-    )
-    generator: str = setting(
-        "pix2pix",
-        "The report's U-Net, or one of residual blocks on patches of the picture.",
-        choices=("pix2pix", "blocks"),
-    )
+    residual: bool = setting(False, "Add the generator's output, 0 at first, to its input: step 0 "
+        "is then the prefill.")
+    generator: str = setting("pix2pix", "The report's U-Net, or one of residual blocks on patches "
+        "of the picture.", choices=("pix2pix", "blocks"))
     width: int = setting(64, "Filters of the first layer.", low=1)
     depth: int = setting(8, "Down layers; the first 8 halve the image.", low=1, high=10)
     dropout: float = setting(0.5, "Dropout of the first three up layers.", low=0, high=0.95)
@@ -156,84 +129,53 @@ class Config:
     blocks: int = setting(2, "Residual blocks a level of generator 'blocks'.", low=1)
     attention: bool = setting(True, "Self-attention on the coarsest level of generator 'blocks'.")
     # Losses
-    loss_region: str = setting(
-        "image", "Where errors count; the rest is copied anyway.", choices=("image", "holes")
-    )
+    loss_region: str = setting("image", "Where errors count; the rest is copied anyway.",
+        choices=("image", "holes"))
     lambda_gan: float = setting(1.0, "Weight of the adversarial loss; 0: no discriminator.", low=0)
     lambda_l1: float = setting(1000.0, "Weight of the mean absolute error.", low=0)
     lambda_l2: float = setting(0.0, "Weight of the mean square error.", low=0)
-    lambda_disc: float = setting(
-        1000.0, "Weight of the generated half of the discriminator's loss.", low=0
-    )
+    lambda_disc: float = setting(1000.0, "Weight of the generated half of the discriminator's "
+        "loss.", low=0)
     # Optimisation
     steps: int = setting(170_000, "Training steps; 0 predicts untrained.", low=0, session=True)
     batch_size: int = setting(1, "Images a step, over all replicas.", low=1)
     learning_rate: float = setting(2e-4, "Of Adam, for both networks.", low=0)
     beta_1: float = setting(0.5, "Adam's decay of the mean gradient.", low=0, high=0.9999)
     beta_2: float = setting(0.999, "Adam's decay of the mean square.", low=0, high=0.999999)
-    schedule: str = setting(
-        "constant", "Of the learning rate over all steps.", choices=("constant", "cosine")
-    )
+    schedule: str = setting("constant", "Of the learning rate over all steps.",
+        choices=("constant", "cosine"))
     warmup: int = setting(0, "Steps over which the learning rate rises from 0.", low=0)
     clip_norm: float = setting(0.0, "Largest norm of a network's gradient; 0: any.", low=0)
-    ema: float = setting(
-        0.0, "Decay of the averaged weights that predict; 0: the last weights.", low=0, high=0.99999
-    )
+    ema: float = setting(0.0, "Decay of the averaged weights that predict; 0: the last weights.",
+        low=0, high=0.99999)
     # Speed
-    precision: str = setting(
-        "float32",
-        "Of the networks' arithmetic; auto takes what the GPU is made for, float32 on a CPU.",
-        choices=("float32", "auto", "bfloat16", "float16"),
-        session=True,
-    )
-    xla: str = setting(
-        "auto",
-        "Compile the step with XLA; auto does on a GPU.",
-        choices=("auto", "on", "off"),
-        session=True,
-    )
-    distribute: str = setting(
-        "auto",
-        "Share each step's images among devices; auto does where there are several GPUs and they "
-        "divide batch_size.",
-        choices=("auto", "none", "mirrored"),
-        session=True,
-    )
+    precision: str = setting("float32", "Of the networks' arithmetic; auto takes what the GPU is "
+        "made for, float32 on a CPU.",
+        choices=("float32", "auto", "bfloat16", "float16"), session=True)
+    xla: str = setting("auto", "Compile the step with XLA; auto does on a GPU.",
+        choices=("auto", "on", "off"), session=True)
+    distribute: str = setting("auto", "Share each step's images among devices; auto does where "
+        "there are several GPUs and they divide batch_size.",
+        choices=("auto", "none", "mirrored"), session=True)
     # Session
-    time_budget: float = setting(
-        8.5, "Hours after which this session ends by itself, outputs complete.", low=0, session=True
-    )
+    time_budget: float = setting(8.5, "Hours after which this session ends by itself, outputs "
+        "complete.", low=0, session=True)
     log_every: int = setting(100, "Steps between log lines.", low=1, session=True)
     validate_every: int = setting(5000, "Steps between validations.", low=1, session=True)
     checkpoint_every: int = setting(5000, "Steps between checkpoints.", low=1, session=True)
     # Prediction
-    predict_in_training_mode: bool = setting(
-        True,
-        "Predict with the picture's own batch statistics and with dropout, as the report does; "
-        "without, batch norm at the 1x1 bottleneck is broken at batch 1.",
-        session=True,
-    )
-    export: str = setting(
-        "best",
-        "Weights to predict with and to save: the last, or those best on the validation images.",
-        choices=("best", "last"),
-        session=True,
-    )
-    ensemble: int = setting(
-        1,
-        "Symmetries of the square to average predictions over.",
-        choices=(1, 2, 4, 8),
-        session=True,
-    )
-    channel_order: str = setting(
-        "bgr", "Channels of the submission.", choices=("bgr", "rgb"), session=True
-    )
-    value_scale: str = setting(
-        "unit",
-        "Values of the submission: pixels / 255, or min-max over each channel of the picture.",
-        choices=("unit", "minmax"),
-        session=True,
-    )
+    predict_in_training_mode: bool = setting(True, "Predict with the picture's own batch "
+        "statistics and with dropout, as the report does; without, batch norm at the 1x1 "
+        "bottleneck is broken at batch 1.", session=True)
+    export: str = setting("best", "Weights to predict with and to save: the last, or those best on "
+        "the validation images.", choices=("best", "last"), session=True)
+    ensemble: int = setting(1, "Symmetries of the square to average predictions over.",
+        choices=(1, 2, 4, 8), session=True)
+    channel_order: str = setting("bgr", "Channels of the submission.",
+        choices=("bgr", "rgb"), session=True)
+    value_scale: str = setting("unit", "Values of the submission: pixels / 255, or min-max over "
+        "each channel of the picture.", choices=("unit", "minmax"), session=True)
+    # fmt: on
 
     def __post_init__(self) -> None:
         """Check every value.

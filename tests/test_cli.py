@@ -2,6 +2,7 @@ import inspect
 import subprocess
 
 import pytest
+from conftest import PROJECT
 
 from tools.cli import app
 
@@ -28,3 +29,9 @@ def test_the_help_of_every_command_ends_with_an_example(command):
     name = command.name or command.callback.__name__
     assert words[-1].startswith(f"Example: tools {name}")
     assert 10 < len(words[0]) < 100
+
+
+def test_every_command_stands_in_the_readme():
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    names = [command.name or command.callback.__name__ for command in app.registered_commands]
+    assert [name for name in names if f"tools {name}" not in readme] == []

@@ -5,7 +5,7 @@ import subprocess
 
 from conftest import PROJECT
 
-QUICK = ("--steps", "2", "--set", "width=2", "--set", "log_every=1")
+QUICK = ("--steps", "2", "--preset", "report", "--set", "width=2", "--set", "log_every=1")
 
 
 def dry_run(python, *arguments):

@@ -28,7 +28,7 @@ def test_a_push_sends_the_script_and_enters_it_in_the_ledger(tools, server, proj
     text = body.pop("text")
     line = next(line for line in text.splitlines() if line.startswith("OVERRIDES"))
     assert eval(line.partition(" = ")[2]) == {
-        "preset": "report",
+        "preset": "best",
         "channel_order": "bgr",
         "value_scale": "unit",
         "require_gpu": True,

@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-DEFAULT_PRESET = "report"
+DEFAULT_PRESET = "best"
 SESSION_HOURS = 9.0  # Kaggle has stopped GPU sessions after 9 hours, and after 12
 WAIT_HOURS = 13.0  # its longest session, and an hour in its queue
 
@@ -79,12 +79,12 @@ def dry_run(
         int | None, typer.Option(min=0, help="Images a class; 0: all.", show_default="32 of --data")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=0, help="Training steps.", show_default="300")
+        int | None, typer.Option(min=0, help="Training steps.", show_default="200")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder.", show_default="runs/dry-run/run, made anew")
     ] = None,
-    preset: Annotated[str, typer.Option(help="The kernel's preset.")] = "report",
+    preset: Annotated[str, typer.Option(help="The kernel's preset.")] = DEFAULT_PRESET,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Any setting of the kernel, name=value.")
     ] = None,
