@@ -139,7 +139,62 @@ def upload() -> Iterator[Row]:
     yield from rows()
 
 
+def step() -> Iterator[Row]:
+    """Train one step of ``report`` at batch 1, against a plain transcription of its recipe."""
+    import tensorflow as tf
+
+    sys.path.insert(0, str(PROJECT / "tests"))
+    from tutorial import Tutorial
+
+    rng = np.random.default_rng(0)
+    seen, target = (tf.constant(rng.uniform(-1, 1, (1, 256, 256, 3)), tf.float32) for _ in "ab")
+    mask = tf.zeros([1, 256, 256, 1])
+    model, plain = pix2pix.Pix2Pix(pix2pix.make_config({})), Tutorial()
+
+    def ours() -> None:
+        model.train_step(seen, mask, target).numpy()
+
+    def theirs() -> None:
+        plain.train_step(seen, target)[0].numpy()
+
+    compiled = seconds(ours), seconds(theirs)
+    took, other, ratio = in_turn(ours, theirs, 7)
+    yield {
+        "what": "report, a step at batch 1",
+        "ours": f"{1 / took:.2f} img/s",
+        "compared with": f"plain transcription {1 / other:.2f} img/s",
+        "ratio": ratio,
+    }
+    yield {
+        "what": "report, first step",
+        "ours": f"{compiled[0]:.1f} s",
+        "compared with": f"plain transcription {compiled[1]:.1f} s",
+        "ratio": compiled[1] / compiled[0],
+    }
+
+
+def pipeline() -> Iterator[Row]:
+    """Make training examples: decoded once, augmented in batches, holes and fill by products."""
+    for preset in ("report", "best"):
+        config = pix2pix.make_config({"preset": preset})
+        noise = pictures(64)
+        photos = pix2pix.Pictures(noise.photos, noise.boxes, None, noise.masked)
+        count = 600 // config.batch_size
+        batches = iter(pix2pix.training_batches(config, photos, 0, count + 20))
+        for _ in range(10):
+            next(batches)
+        took = seconds(lambda batches=batches, count=count: [next(batches) for _ in range(count)])
+        yield {
+            "what": f"input of {preset}",
+            "ours": f"{count * config.batch_size / took:.0f} img/s",
+            "compared with": "",
+            "ratio": None,
+        }
+
+
 BENCHMARKS = {
+    "step": step,
+    "pipeline": pipeline,
     "submission": submission,
     "harmonic": harmonic,
     "start-up": start_up,

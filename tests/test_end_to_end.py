@@ -46,7 +46,14 @@ def test_push_queue_run_complete_fetch_submit_score(
 ):
     shutil.copy(PROJECT / "kernel" / "pix2pix.py", project / "kernel" / "pix2pix.py")
     monkeypatch.setenv("TOOLS_TIMEOUT", "120")  # the peer answers a push when its run has ended
-    tiny = {"steps": 4, "width": 4, "log_every": 2, "validate_every": 2, "checkpoint_every": 2}
+    tiny = {
+        "steps": 4,
+        "width": 8,
+        "batch_size": 2,
+        "log_every": 2,
+        "validate_every": 2,
+        "checkpoint_every": 2,
+    }
     tiny |= {"validation_per_class": 1}
     settings = [f"--set={name}={value}" for name, value in tiny.items()]
     pushed = tools("push-kernel", *settings)

@@ -364,3 +364,25 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(python, pix2pix, sample, f
     assert done.stderr.startswith("error: ") and "could not be written" in done.stderr
     assert (out / "checkpoint.npz").read_bytes() == before
     assert not [p for p in out.iterdir() if p.name.startswith(".")]
+
+
+def test_ten_steps_have_the_losses_of_a_plain_transcription_of_the_recipe(pix2pix):
+    import tensorflow as tf
+    from tutorial import Tutorial
+
+    keras.utils.set_random_seed(1)
+    model = pix2pix.Pix2Pix(pix2pix.make_config({"width": 8, "dropout": 0.0}))
+    plain = Tutorial(width=8, dropout=0)
+    plain.generator.set_weights(model.generator.get_weights())
+    plain.discriminator.set_weights(model.discriminator.get_weights())
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        target = tf.constant(rng.uniform(-1, 1, (1, 256, 256, 3)), tf.float32)
+        _, mask, _ = step_of_noise(1)
+        seen = target * (1 - mask) - mask
+        ours = dict(zip(pix2pix.LOSSES, model.train_step(seen, mask, target).numpy(), strict=True))
+        theirs = dict(
+            zip(("gen", "gan", "l1", "disc"), plain.train_step(seen, target), strict=True)
+        )
+        for name, value in theirs.items():
+            assert ours[name] == pytest.approx(float(value), rel=1e-4), name
