@@ -1940,14 +1940,22 @@ def save_networks(model: Pix2Pix, out: Path) -> None:
         write_whole(out / "discriminator.h5", model.networks["discriminator"].save)
 
 
+OUTPUTS = (  # what a run writes beside TensorBoard's events, before run.json
+    *("generator.h5", "generator.keras", "discriminator.h5", "checkpoint.npz", "best.npz"),
+    *("training_log.csv", "metrics.jsonl", "loss_curve.png", "predictions.png", "errors.png"),
+    "submission.csv.gz",
+)
+
+
 def describe_files(out: Path) -> list[dict[str, Any]]:
-    """Name, size and SHA-256 of every file of the run folder."""
+    """Name, size and SHA-256 of every file of the run; the folder may hold others', as Kaggle's."""
     records = []
-    for path in sorted(p for p in out.rglob("*") if p.is_file() and not p.name.startswith(".")):
-        with open(path, "rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        name = path.relative_to(out).as_posix()
-        records.append({"name": name, "size": path.stat().st_size, "sha256": digest})
+    for path in [*(out / name for name in OUTPUTS), *sorted(out.glob("tensorboard/events.*"))]:
+        if path.is_file():
+            with open(path, "rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            name = path.relative_to(out).as_posix()
+            records.append({"name": name, "size": path.stat().st_size, "sha256": digest})
     return records
 
 
