@@ -154,6 +154,8 @@ class Config:
         choices=("float32", "auto", "bfloat16", "float16"), session=True)
     xla: str = setting("auto", "Compile the step with XLA; auto does on a GPU.",
         choices=("auto", "on", "off"), session=True)
+    steps_per_call: int = setting(0, "Steps inside one call of the compiled loop; 0: 10 on a GPU, "
+        "1 on a CPU.", low=0, session=True)
     distribute: str = setting("auto", "Share each step's images among devices; auto does where "
         "there are several GPUs and they divide batch_size.",
         choices=("auto", "none", "mirrored"), session=True)
@@ -887,8 +889,13 @@ def draw_example(config: Config, epoch: int, position: tf.Tensor) -> dict[str, t
         "boxes": draw_boxes(seeds[2]),
     }
     if config.noise:
-        drawn["noise"] = tf.random.stateless_normal([SIDE, SIDE, 3], seeds[3])
+        drawn["noise"] = seeds[3]  # the noise itself is made where the step is: it is large
     return drawn
+
+
+def draw_noise(seed: tf.Tensor) -> tf.Tensor:
+    """Draw normal noise for one picture, the same on every device: float32 [256, 256, 3]."""
+    return tf.random.stateless_normal([SIDE, SIDE, 3], seed, alg="philox")
 
 
 def training_example(
@@ -898,7 +905,11 @@ def training_example(
     symmetry: tf.Tensor,
     drawn: Mapping[str, tf.Tensor],
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Make one step's input, mask and target, float32 [n, 256, 256, c], from clean uint8 photos."""
+    """Make one step's input, mask and target, float32 [n, 256, 256, c], from clean uint8 photos.
+
+    This is part of the step, and so done where the networks are: a GPU gets bytes, and fills and
+    turns whole batches.
+    """
     if config.flip:
         columns = tf.not_equal(symmetry[:, 2], drawn["mirror"])
         symmetry = tf.concat([symmetry[:, :2], columns[:, None]], 1)
@@ -910,16 +921,34 @@ def training_example(
         boxes = drawn["boxes"]
     seen = images
     if config.noise:
-        seen = tf.clip_by_value(seen + config.noise * drawn["noise"], 0, 1)
+        noise = tf.map_fn(draw_noise, drawn["noise"], fn_output_signature=tf.float32)
+        seen = tf.clip_by_value(seen + config.noise * noise, 0, 1)
     return *network_input(config, seen, boxes), scale_pixels(config, images)
 
 
-def training_batches(
-    config: Config, pictures: Pictures, first: int, last: int, replicas: int = 1
-) -> tf.data.Dataset:
-    """Batches of steps ``first`` to ``last``, excluding ``last``.
+def calls(config: Config, first: int, last: int) -> list[tuple[int, int]]:
+    """Part steps ``first`` to ``last``, excluding ``last``, into calls of the compiled loop.
 
-    A step's images go to its replicas in turn, ``batch_size / replicas`` each.
+    A call ends wherever something is logged, validated or saved.
+    """
+    most = config.steps_per_call or (10 if tf.config.list_physical_devices("GPU") else 1)
+    every = (most, config.log_every, config.validate_every, config.checkpoint_every)
+    ends = set().union(*(range(first - first % n + n, last, n) for n in every))
+    return list(itertools.pairwise([first, *sorted(ends), last])) if first < last else []
+
+
+def training_batches(
+    config: Config,
+    pictures: Pictures,
+    first: int,
+    last: int,
+    replicas: int = 1,
+    mine: Sequence[int] = (),
+) -> tf.data.Dataset:
+    """What ``training_example`` takes, for each call from step ``first``: [steps, images, ...].
+
+    A step's images are shared among its replicas, ``batch_size / replicas`` each; the dataset has
+    a call's element for each of this process's replicas, ``mine``, in turn.
     """
     symmetries = tf.constant(np.array(SYMMETRIES[config.augmentation], bool))
     count, clean = len(pictures.photos), pictures.clean
@@ -928,18 +957,26 @@ def training_batches(
     draw = functools.partial(draw_example, config, count * len(symmetries))
     one = draw(tf.constant(0, tf.int64))
     signature = {name: tf.TensorSpec(value.shape, value.dtype) for name, value in one.items()}
+    parts = [
+        (*steps, replica)
+        for steps in calls(config, first, last)
+        for replica in mine or range(replicas)
+    ]
 
-    def example(part: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        positions = part * size + tf.range(size, dtype=tf.int64)
+    def examples(part: tf.Tensor) -> Any:
+        images = tf.range(part[0], part[1])[:, None] * config.batch_size + part[2] * size
+        positions = tf.reshape(images + tf.range(size, dtype=tf.int64), [-1])
         drawn = tf.map_fn(draw, positions, fn_output_signature=signature)
-        index = drawn["place"] % count
-        images = tf.numpy_function(lambda i: clean[i], [index], tf.uint8, stateful=False)
-        images = tf.ensure_shape(images, [size, SIDE, SIDE, 3])
-        symmetry = tf.gather(symmetries, drawn["place"] // count)
-        return training_example(config, images, tf.gather(boxes, index), symmetry, drawn)
+        place = drawn.pop("place")
+        index = place % count
+        photos = tf.numpy_function(lambda i: clean[i], [index], tf.uint8, stateful=False)
+        photos = tf.ensure_shape(photos, [None, SIDE, SIDE, 3])
+        flat = (photos, tf.gather(boxes, index), tf.gather(symmetries, place // count), drawn)
+        steps = part[1] - part[0]
+        return tf.nest.map_structure(lambda x: tf.reshape(x, [steps, size, *x.shape[1:]]), flat)
 
-    parts = tf.data.Dataset.range(first * replicas, last * replicas)
-    return parts.map(example, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    dataset = tf.data.Dataset.from_tensor_slices(np.array(parts, np.int64).reshape(-1, 3))
+    return dataset.map(examples, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
 
 
 # %% Networks
@@ -1154,6 +1191,30 @@ def choose_strategy(config: Config) -> tf.distribute.Strategy:
 DEFAULT_STRATEGY = tf.distribute.get_strategy()
 
 
+class FusedAdam(keras.optimizers.Adam):
+    """Adam whose update passes over a variable once, as TensorFlow's own kernel, not a dozen times.
+
+    At batch 1 the update of the report's 57 million weights is a good part of a step.
+    """
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: Any) -> None:
+        """Update one variable and its moments in place."""
+        index = self._get_variable_index(variable)
+        step = tf.cast(self.iterations + 1, variable.dtype)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle,
+            beta1_power=tf.pow(self.beta_1, step),
+            beta2_power=tf.pow(self.beta_2, step),
+            lr=learning_rate,
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=gradient,
+        )
+
+
 class Pix2Pix:
     """Both networks, both optimisers and the step: all of a run's state that is trained.
 
@@ -1170,6 +1231,7 @@ class Pix2Pix:
         compiled = config.xla == "on" or (config.xla == "auto" and bool(gpu_names()))
         self._replica_step = tf.function(self._train_replica, jit_compile=compiled or None)
         self.train_step = tf.function(self._train_step)
+        self.train_steps = tf.function(self._train_steps)
         self.forward = tf.function(self._forward, reduce_retracing=True)
 
     def _build(self, config: Config) -> None:
@@ -1194,11 +1256,25 @@ class Pix2Pix:
                 warmup_target=rate if config.warmup else None,
                 warmup_steps=config.warmup,
             )
-        optimizer = keras.optimizers.Adam(rate, config.beta_1, config.beta_2)
+        optimizer = FusedAdam(rate, config.beta_1, config.beta_2)
         if precision_policy(config) == "mixed_float16":
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         optimizer.build(network.trainable_variables)
         return optimizer
+
+    def _train_steps(self, *examples: Any) -> tf.Tensor:
+        """Train on the steps of one call of ``training_batches``; return losses [steps, kinds]."""
+
+        def example(step: tf.Tensor, *parts: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            return training_example(self.config, *tf.nest.map_structure(lambda x: x[step], parts))
+
+        photos = self.strategy.experimental_local_results(examples[0])[0]
+        steps = tf.shape(photos)[0]
+        losses = tf.TensorArray(tf.float32, steps, element_shape=[len(LOSSES)])
+        for step in tf.range(steps):
+            batch = self.strategy.run(example, (step, *examples))
+            losses = losses.write(step, self._train_step(*batch))
+        return losses.stack()
 
     def _train_step(self, seen: tf.Tensor, mask: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
         """Train on one batch; return the values named by ``LOSSES``."""
@@ -1794,7 +1870,7 @@ def train(config: Config, dataset: Dataset, out: Path, stop: Stop) -> tuple[Pix2
         )
     )
     began = time.monotonic() - progress.seconds
-    model.train_step.get_concrete_function(*batches.element_spec)  # so that no step times it
+    model.train_steps.get_concrete_function(*batches.element_spec)  # so that no step times it
     interval = Interval(config)
 
     def log() -> None:
@@ -1829,9 +1905,11 @@ def train(config: Config, dataset: Dataset, out: Path, stop: Stop) -> tuple[Pix2
         about = dataclasses.asdict(progress) | {"config": dataclasses.asdict(config)}
         save_arrays(checkpoint, model.state(), about)
 
-    while progress.step < config.steps and not stop:
-        interval.add(model.train_step(*interval.timed(batches)))
-        progress.step += 1
+    for _, done in calls(config, progress.step, config.steps):
+        if stop:
+            break
+        interval.add(model.train_steps(*interval.timed(batches)))
+        progress.step = done
         last, stopping = progress.step == config.steps, bool(stop)
         validating = last or progress.step % config.validate_every == 0
         saving = last or stopping or progress.step % config.checkpoint_every == 0
@@ -1871,12 +1949,12 @@ class Interval:
         return batch
 
     def add(self, losses: tf.Tensor) -> None:
-        """Count one step."""
+        """Count the steps of a call by their losses, [steps, kinds]."""
         self.losses.append(losses)
 
     def close(self) -> tuple[np.ndarray, float, float]:
         """Return losses [steps, kinds], images a second and the share of waiting; start anew."""
-        losses = tf.stack(self.losses).numpy()
+        losses = tf.concat(self.losses, 0).numpy()
         elapsed = max(time.monotonic() - self.began, 1e-9)
         speed, share = len(losses) * self.batch_size / elapsed, self.waited / elapsed
         self._reset()

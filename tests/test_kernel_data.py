@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 
@@ -238,12 +239,20 @@ def pictures(pix2pix, count):
     return pix2pix.Pictures(photos, boxes, None, clean)
 
 
+def examples(pix2pix, config, photos, first, last, replicas=1):
+    """Inputs, masks and targets of every step and replica."""
+    for part in pix2pix.training_batches(config, photos, first, last, replicas):
+        for step in range(len(part[0])):
+            one = tf.nest.map_structure(lambda x, step=step: x[step], part)
+            yield pix2pix.training_example(config, *one)
+
+
 def test_an_epoch_shows_each_image_under_each_symmetry_once_in_an_order_of_its_own(pix2pix):
     settings = {"jitter": 256, "noise": 0.0, "batch_size": 2, "pixel_range": "unit"}
     config = pix2pix.make_config(settings)
     seen = [
         round(float(pixel) * 255)
-        for _, _, target in pix2pix.training_batches(config, pictures(pix2pix, 4), 0, 20)
+        for _, _, target in examples(pix2pix, config, pictures(pix2pix, 4), 0, 20)
         for pixel in target[:, 0, 0, 0]
     ]
     epochs = seen[:20], seen[20:]
@@ -254,8 +263,9 @@ def test_an_epoch_shows_each_image_under_each_symmetry_once_in_an_order_of_its_o
 
 def test_a_pipeline_that_starts_later_goes_on_with_the_same_batches(pix2pix):
     config = pix2pix.make_config({"batch_size": 3, "holes": "random"})
-    whole = list(pix2pix.training_batches(config, pictures(pix2pix, 4), 0, 6))
-    rest = list(pix2pix.training_batches(config, pictures(pix2pix, 4), 4, 6))
+    several = pix2pix.make_config({"batch_size": 3, "holes": "random", "steps_per_call": 4})
+    whole = list(examples(pix2pix, config, pictures(pix2pix, 4), 0, 6))
+    rest = list(examples(pix2pix, several, pictures(pix2pix, 4), 4, 6))
     for expected, got in zip(whole[4:], rest, strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(expected, got, strict=True))
 
@@ -265,14 +275,22 @@ def test_an_example_depends_on_its_position_alone(pix2pix, size, replicas):
     """Not on the batch that it stands in, nor on the replica that gets it."""
     settings = {"noise": 0.05, "holes": "random"}
     photos = pictures(pix2pix, 4)
-    whole = pix2pix.training_batches(
-        pix2pix.make_config(settings | {"batch_size": 12}), photos, 0, 1
-    )
+    whole = examples(pix2pix, pix2pix.make_config(settings | {"batch_size": 12}), photos, 0, 1)
     config = pix2pix.make_config(settings | {"batch_size": size})
-    parts = list(pix2pix.training_batches(config, photos, 0, 12 // size, replicas))
+    parts = list(examples(pix2pix, config, photos, 0, 12 // size, replicas))
     assert {len(part[0]) for part in parts} == {size // replicas}
     for kind, expected in enumerate(next(iter(whole))):
         assert np.allclose(np.concatenate([part[kind] for part in parts]), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 40), (7, 40), (39, 40), (40, 40)])
+def test_calls_cover_every_step_once_and_end_where_the_loop_looks_up(pix2pix, first, last):
+    settings = {"steps_per_call": 4, "log_every": 6, "validate_every": 9, "checkpoint_every": 50}
+    calls = pix2pix.calls(pix2pix.make_config(settings), first, last)
+    assert [step for call in calls for step in range(*call)] == list(range(first, last))
+    assert all(stop - start <= 4 for start, stop in calls)
+    ends = {stop for _, stop in calls}
+    assert {step for step in range(first + 1, last) if step % 6 == 0 or step % 9 == 0} <= ends
 
 
 def test_noise_reaches_the_input_and_never_the_target(pix2pix):
@@ -294,6 +312,6 @@ def test_random_holes_are_new_at_every_step_and_those_of_the_csv_are_not(pix2pix
         config = pix2pix.make_config(settings | {"holes": holes})
         photos = pictures(pix2pix, 1)
         photos.clean[:] = 200
-        batches = pix2pix.training_batches(config, photos, 0, 6)
+        batches = examples(pix2pix, config, photos, 0, 6)
         shapes = {seen.numpy().tobytes() for seen, _, _ in batches}
         assert len(shapes) == kinds
