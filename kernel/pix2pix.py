@@ -91,7 +91,8 @@ class Config:
         choices=("report", "best", "perceptual"))
     predictor: str = setting("model", "What fills the holes; all but 'model' learn nothing.",
         choices=("model", "harmonic", "mean", "zeros"))
-    data: str = setting("", "Dataset folder, at any level above Testing_Data.", session=True)
+    data: str = setting("", "Dataset folder, at any level above Testing_Data; or its gs:// URL.",
+        session=True)
     out: str = setting("", "Run folder to write.", session=True)
     resume_from: str = setting("", "Folder holding, at any depth, an earlier run to go on from.",
         session=True)
@@ -113,8 +114,11 @@ class Config:
         "or [0, 1] with a sigmoid.", choices=("symmetric", "unit"))
     holes: str = setting("csv", "Holes to train with: each image's own from the CSV, or new ones "
         "at every step.", choices=("csv", "random"))
-    cache: str = setting("auto", "Where decoded photos are kept; auto takes memory if half of what "
-        "is free will do.", choices=("auto", "memory", "disk"), session=True)
+    hole_pairs: int = setting(1, "Pairs of random holes a training picture; the second lies apart "
+        "from the first, so that each pass teaches more.", choices=(1, 2))
+    cache: str = setting("auto", "Where decoded training photos are kept; none: each is decoded "
+        "when it is used. auto takes the first of memory and disk of which half of what is free "
+        "will do.", choices=("auto", "memory", "disk", "none"), session=True)
     # Networks
     prefill: bool = setting(False, "Show the generator the harmonic fill in the holes, not zeros.")
     mask_input: bool = setting(False, "Show the generator where the holes are, as one channel.")
@@ -156,9 +160,11 @@ class Config:
         choices=("auto", "on", "off"), session=True)
     steps_per_call: int = setting(0, "Steps inside one call of the compiled loop; 0: 10 on a GPU, "
         "1 on a CPU.", low=0, session=True)
-    distribute: str = setting("auto", "Share each step's images among devices; auto does where "
-        "there are several GPUs and they divide batch_size.",
-        choices=("auto", "none", "mirrored"), session=True)
+    distribute: str = setting("auto", "Share each step's images among one machine's devices, or "
+        "those of all workers that TF_CONFIG names; auto does what is there and divides "
+        "batch_size.", choices=("auto", "none", "mirrored", "multiworker"), session=True)
+    profile: int = setting(0, "Steps to trace for TensorBoard's profiler, soon after the start.",
+        low=0, session=True)
     # Session
     time_budget: float = setting(8.5, "Hours after which this session ends by itself, outputs "
         "complete.", low=0, session=True)
@@ -223,6 +229,7 @@ BEST: dict[str, Any] = {
     "flip": False,
     "noise": 0.0,
     "holes": "random",
+    "hole_pairs": 2,
     "prefill": True,
     "mask_input": True,
     "residual": True,
@@ -358,6 +365,23 @@ class Photo:
     masked: Path
     clean: Path | None
     boxes: tuple[int, int, int, int]
+
+
+def open_folder(where: str) -> Path:
+    """Return a folder as a path; for a URL, one that reads through ``tf.io.gfile``.
+
+    Raises:
+        UserError: for another scheme than gs://, or where the library for it is missing.
+    """
+    if "://" not in where:
+        return Path(where)
+    if not where.startswith("gs://"):
+        raise UserError(f"data = {where}: give a folder or a gs:// URL.")
+    try:
+        from etils import epath
+    except ImportError:
+        raise UserError(f"data = {where}: a URL needs pip install etils[epath].") from None
+    return epath.Path(where)
 
 
 def find_dataset(root: Path, need_training: bool) -> Path:
@@ -519,11 +543,13 @@ def decode(path: Path) -> np.ndarray:
         ValueError: saying what is wrong with the file.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(path.read_bytes())) as image:
             if image.size != (SIDE, SIDE):
                 raise ValueError(f"is {image.width}x{image.height}, not {SIDE}x{SIDE}")
             return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as failure:
+    except Image.UnidentifiedImageError as failure:
+        raise ValueError("can't be decoded (no known image format)") from failure
+    except (OSError, tf.errors.OpError, SyntaxError, Image.DecompressionBombError) as failure:
         raise ValueError(f"can't be decoded ({failure})") from failure
 
 
@@ -537,14 +563,24 @@ def free_memory() -> int:
         return 4 << 30
 
 
+def choose_cache(cache: str, count: int) -> str:
+    """Choose where ``count`` decoded photos are kept, if ``auto``."""
+    size = count * SIDE * SIDE * 3
+    if cache != "auto":
+        return cache
+    if size <= free_memory() // 2:
+        return "memory"
+    return "disk" if size <= shutil.disk_usage(tempfile.gettempdir()).free // 2 else "none"
+
+
 def decode_all(paths: Sequence[Path], what: str, cache: str) -> tuple[np.ndarray, dict[int, str]]:
     """Decode pictures in threads, once, to uint8 [n, 256, 256, 3]; faults by index.
 
-    The array lies in memory, or in an unlinked file on scratch disk where memory is short: the
-    operating system then keeps what fits.
+    The array lies in memory, or in an unlinked file on scratch disk: the operating system then
+    keeps what fits. With ``cache`` none, pictures are only checked and the array is empty.
     """
-    shape = (len(paths), SIDE, SIDE, 3)
-    if cache == "disk" or (cache == "auto" and math.prod(shape) > free_memory() // 2):
+    shape = (len(paths) if cache != "none" else 0, SIDE, SIDE, 3)
+    if cache == "disk":
         with tempfile.TemporaryFile() as scratch:
             photos: np.ndarray = np.memmap(scratch, np.uint8, "w+", shape=shape)
     else:
@@ -553,17 +589,55 @@ def decode_all(paths: Sequence[Path], what: str, cache: str) -> tuple[np.ndarray
 
     def fill(index: int) -> None:
         try:
-            photos[index] = decode(paths[index])
+            photos[index : index + 1] = decode(paths[index])
         except ValueError as fault:
             faults[index] = str(fault)
 
     said = time.monotonic()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         for done, _ in enumerate(pool.map(fill, range(len(paths))), start=1):
             if time.monotonic() - said > 10:
                 said = time.monotonic()
                 say(f"reading {what}: {done}/{len(paths)}")
     return photos, faults
+
+
+READERS = 4 * (os.cpu_count() or 1)  # threads: a disk or a bucket answers several at once
+
+
+class DecodedOnUse:
+    """Photos that are decoded whenever they are asked for: memory holds only those being used.
+
+    They are indexed like an array [n, 256, 256, 3]. A photo that can't be decoded is told of once
+    and replaced by the next one that can.
+    """
+
+    def __init__(self, paths: Sequence[Path], most_faults: float) -> None:
+        self.paths, self.most_faults = paths, most_faults
+        self.pool, self.faults = ThreadPoolExecutor(READERS), set[int]()
+
+    def __getitem__(self, indices: Iterable[int]) -> np.ndarray:
+        """Decode the photos at ``indices``: uint8 [m, 256, 256, 3].
+
+        Raises:
+            UserError: once too many can't be decoded.
+        """
+        return np.stack(list(self.pool.map(self._one, indices)))
+
+    def _one(self, index: int) -> np.ndarray:
+        while True:
+            try:
+                return decode(self.paths[index])
+            except ValueError as fault:
+                if index not in self.faults:
+                    self.faults.add(index)
+                    say(f"  left out: {self.paths[index]}: {fault}")
+                if len(self.faults) > self.most_faults:
+                    raise UserError(
+                        f"{len(self.faults)} of {len(self.paths)} training pictures can't be used, "
+                        f"more than max_bad_fraction allows; the last is {self.paths[index]}."
+                    ) from None
+                index = (index + 1) % len(self.paths)
 
 
 @dataclass(frozen=True)
@@ -576,7 +650,7 @@ class Pictures:
     photos: list[Photo]
     boxes: np.ndarray
     masked: np.ndarray | None
-    clean: np.ndarray | None
+    clean: Any  # an array, or what is indexed like one
 
     @classmethod
     def of(cls, photos: list[Photo], masked: Any, clean: Any) -> Pictures:
@@ -600,10 +674,10 @@ def load_dataset(config: Config) -> Dataset:
     Raises:
         UserError: for a faulty test picture, or too many faulty training pictures.
     """
-    root = Path(config.data or "/kaggle/input")
+    root = open_folder(config.data or "/kaggle/input")
     base = find_dataset(root, need_training=config.predictor == "model" and config.steps > 0)
     test = list_test(base)
-    test_pixels, bad = decode_all([photo.masked for photo in test], "test pictures", config.cache)
+    test_pixels, bad = decode_all([photo.masked for photo in test], "test pictures", "memory")
     for index, fault in bad.items():
         raise UserError(f"{test[index].masked} {fault}: fetch it again; every row is owed.")
     say(f"dataset {base}: {len(test)} test pictures")
@@ -614,19 +688,30 @@ def load_dataset(config: Config) -> Dataset:
     photos, faults = list_training(base)
     total = len(photos) + len(faults)
     training, validation = split(photos, config)
-    arrays: list[tuple[np.ndarray, np.ndarray]] = []
-    parts: list[list[Photo]] = []
-    for part, what in ((training, "training pictures"), (validation, "validation pictures")):
-        clean, bad_clean = decode_all([p.clean for p in part if p.clean], what, config.cache)
-        masked, bad_masked = decode_all([p.masked for p in part], f"masked {what}", config.cache)
-        for index, fault in (bad_masked | bad_clean).items():
-            file = part[index].clean if index in bad_clean else part[index].masked
+    cache = choose_cache(config.cache, len(training))
+
+    def whole(photos: list[Photo], what: str, cache: str, masked: bool) -> Pictures:
+        """Decode pictures, and leave out those of which a file is faulty."""
+        clean, bad_clean = decode_all([p.clean for p in photos if p.clean], what, cache)
+        keep = cache if masked else "none"
+        holed, bad_holed = decode_all([p.masked for p in photos], f"masked {what}", keep)
+        for index, fault in (bad_holed | bad_clean).items():
+            file = photos[index].clean if index in bad_clean else photos[index].masked
             assert file is not None
             faults[str(file.relative_to(base))] = fault
-        good = [i for i in range(len(part)) if i not in bad_clean and i not in bad_masked]
-        whole = len(good) == len(part)
-        arrays.append((masked, clean) if whole else (masked[good], clean[good]))
-        parts.append([part[i] for i in good])
+        good = [i for i in range(len(photos)) if i not in bad_clean and i not in bad_holed]
+        if len(good) < len(photos):
+            holed = holed[good] if masked else holed
+            clean, photos = clean[good], [photos[i] for i in good]
+        return Pictures.of(photos, holed if masked else None, clean)
+
+    if cache == "none":
+        files = [p.clean for p in training if p.clean]
+        on_use = DecodedOnUse(files, config.max_bad_fraction * len(files))
+        learned = Pictures.of(training, None, on_use)
+    else:
+        learned = whole(training, "training pictures", cache, masked=False)
+    held_out = whole(validation, "validation pictures", "memory", masked=True)
     counts = Counter(photo.label for photo in photos)
     say("  training pictures: " + ", ".join(f"{k} {n}" for k, n in sorted(counts.items())))
     for where, fault in sorted(faults.items())[:20]:
@@ -639,28 +724,38 @@ def load_dataset(config: Config) -> Dataset:
             f"{len(faults)} of {total} training pictures can't be used, more than max_bad_fraction "
             f"= {config.max_bad_fraction:g}; the first is {where}: {fault}."
         )
-    if not parts[0] or not parts[1]:
+    if not learned.photos or not held_out.photos:
         raise UserError(f"{base / 'Training_Data'}: too few pictures are left to train on.")
-    copies = len(SYMMETRIES[config.augmentation])
+    count, copies = len(learned.photos), len(SYMMETRIES[config.augmentation])
+    kept = {"memory": "in memory", "disk": "on scratch disk", "none": "decoded when used"}[cache]
     say(
-        f"  {len(parts[0])} to train on, x {copies} = {len(parts[0]) * copies} with augmentation; "
-        f"{len(parts[1])} held out"
+        f"  {count} to train on, {kept}, x {copies} = {count * copies} with augmentation; "
+        f"{len(held_out.photos)} held out"
     )
-    return Dataset(
-        dataset.test,
-        Pictures.of(parts[0], None, arrays[0][1]),
-        Pictures.of(parts[1], *arrays[1]),
-    )
+    return Dataset(dataset.test, learned, held_out)
 
 
 # %% Holes: masks, crops and the harmonic fill
 #
-# Boxes are int32 [n, 2, 2]: two (top, left) pairs an image. They may touch the edge or overlap.
+# Boxes are int32 [n, 2, 2]: two (top, left) corners an image. They may touch the edge or overlap.
+# While training there may be a second two, [n, 4, 2], which do not touch the first.
+
+CANDIDATES = 64  # of which one fits beside the first pair in 96 % of the pictures
 
 
-def draw_boxes(seed: tf.Tensor) -> tf.Tensor:
-    """Draw the two holes of an image, anywhere inside it: int32 [2, 2]."""
-    return tf.random.stateless_uniform([2, 2], seed, 0, LAST + 1, tf.int32)
+def draw_boxes(seed: tf.Tensor, pairs: int = 1) -> tf.Tensor:
+    """Draw an image's holes, two anywhere inside it and two apart from them: int32 [2 * pairs, 2].
+
+    Where no candidate fits, the first pair stands there again.
+    """
+    drawn = tf.random.stateless_uniform([1 + CANDIDATES, 2, 2], seed, 0, LAST + 1, tf.int32)
+    first, others = drawn[0], drawn[1:]
+    if pairs == 1:
+        return first
+    distance = tf.reduce_max(tf.abs(others[:, :, None] - first), -1)  # [candidate, box, box]
+    fits = tf.reduce_all(distance > HOLE, [1, 2])
+    second = tf.where(tf.reduce_any(fits), others[tf.argmax(tf.cast(fits, tf.int32))], first)
+    return tf.concat([first, second], 0)
 
 
 def hole_mask(boxes: tf.Tensor) -> tf.Tensor:
@@ -672,7 +767,7 @@ def hole_mask(boxes: tf.Tensor) -> tf.Tensor:
 
 
 def hole_pixels(boxes: tf.Tensor) -> tf.Tensor:
-    """Coordinates of every pixel of every hole: int32 [n, 2, 75, 75, 2]."""
+    """Coordinates of every pixel of every hole: int32 [n, boxes, 75, 75, 2]."""
     grid = tf.stack(tf.meshgrid(tf.range(HOLE), tf.range(HOLE), indexing="ij"), -1)
     return boxes[:, :, None, None, :] + grid
 
@@ -737,6 +832,16 @@ def ring_operator() -> tf.Tensor:
 
 def harmonic_fill(images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
     """Fill the holes of float32 [n, 256, 256, 3] with the solution of Laplace's equation.
+
+    Pairs of holes do not touch, and are filled in turn.
+    """
+    for pair in range(0, boxes.shape[1], 2):
+        images = _fill_pair(images, boxes[:, pair : pair + 2])
+    return images
+
+
+def _fill_pair(images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
+    """Fill one pair of holes, which may overlap.
 
     The pixels around a hole are the boundary values; the image's edge reflects. A hole is a square,
     so the equation is diagonal in the eigenvectors of the second difference and a fill is four
@@ -886,7 +991,7 @@ def draw_example(config: Config, epoch: int, position: tf.Tensor) -> dict[str, t
         "place": place,
         "mirror": tf.random.stateless_uniform([], seeds[0]) < 0.5,
         "corner": tf.random.stateless_uniform([2], seeds[1]),
-        "boxes": draw_boxes(seeds[2]),
+        "boxes": draw_boxes(seeds[2], config.hole_pairs),
     }
     if config.noise:
         drawn["noise"] = seeds[3]  # the noise itself is made where the step is: it is large
@@ -1147,7 +1252,8 @@ def mean_error(config: Config, error: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     """Mean of an error [n, 256, 256, 3] over the image, or over the values of its holes."""
     if config.loss_region == "image":
         return tf.reduce_mean(error)
-    values = error.shape[0] * 2 * HOLE * HOLE * 3
+    holes = 2 * config.hole_pairs if config.holes == "random" else 2
+    values = error.shape[0] * holes * HOLE * HOLE * 3
     return tf.reduce_sum(error * mask) / values
 
 
@@ -1169,26 +1275,63 @@ def precision_policy(config: Config) -> str:
     return kind if kind == "float32" else f"mixed_{kind}"
 
 
-def choose_strategy(config: Config) -> tf.distribute.Strategy:
-    """Choose the devices that share each step.
+def cluster_size() -> int:
+    """Number of the worker processes that TF_CONFIG names; 1 without it.
 
     Raises:
-        UserError: where ``mirrored`` is asked for and the batch does not divide.
+        UserError: where it is no such JSON.
     """
-    devices = [d.name for d in tf.config.list_logical_devices("GPU")]
+    try:
+        cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
+        return max(1, sum(len(cluster.get(role, [])) for role in ("chief", "worker")))
+    except (ValueError, AttributeError, TypeError):
+        raise UserError(
+            "TF_CONFIG is no JSON object with a cluster of chief and worker addresses: correct it."
+        ) from None
+
+
+def choose_strategy(config: Config) -> tf.distribute.Strategy:
+    """Choose the devices that share each step: to be done before anything is computed.
+
+    Raises:
+        UserError: where several are asked for and the batch does not divide, or no cluster is
+            there.
+    """
+    workers = cluster_size()
+    devices = [d.name for d in tf.config.list_logical_devices("GPU")] if workers == 1 else []
+    if config.distribute == "multiworker" or (config.distribute == "auto" and workers > 1):
+        if workers == 1:
+            raise UserError("distribute = 'multiworker': TF_CONFIG names no other worker: set it.")
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        check_share(config, strategy.num_replicas_in_sync)
+        return strategy
     if config.distribute == "mirrored":
         devices = devices or [d.name for d in tf.config.list_logical_devices("CPU")]
-        if config.batch_size % len(devices):
-            raise UserError(
-                f"batch_size = {config.batch_size} does not divide by {len(devices)} devices: "
-                "choose a multiple, or --distribute none."
-            )
+        check_share(config, len(devices))
     elif config.distribute == "none" or config.batch_size % max(1, len(devices)):
         devices = devices[:1]
     return tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else DEFAULT_STRATEGY
 
 
+def check_share(config: Config, devices: int) -> None:
+    """Refuse a batch that can't be shared equally."""
+    if config.batch_size % devices:
+        raise UserError(
+            f"batch_size = {config.batch_size} does not divide by {devices} devices: "
+            "choose a multiple, or --distribute none."
+        )
+
+
 DEFAULT_STRATEGY = tf.distribute.get_strategy()
+
+
+def leads(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process is the one that writes, of those that share the training."""
+    cluster = strategy.cluster_resolver
+    return not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) or (
+        cluster.task_type == "chief"
+        or (cluster.task_id == 0 and "chief" not in cluster.cluster_spec().jobs)
+    )
 
 
 class FusedAdam(keras.optimizers.Adam):
@@ -1327,6 +1470,13 @@ class Pix2Pix:
             keep = tf.minimum(1.0, largest / (tf.linalg.global_norm(whole) + 1e-12))
             gradients = [gradient * keep for gradient in gradients]
         optimizer.apply(gradients, variables)
+
+    def total(self, value: float) -> float:
+        """Sum of a value over all replicas; the processes of a cluster must ask together."""
+        mine = self.strategy.experimental_distribute_values_from_function(
+            lambda _: tf.constant(float(value))
+        )
+        return float(self.strategy.reduce(tf.distribute.ReduceOp.SUM, mine, axis=None))
 
     def _inputs(self, seen: tf.Tensor, mask: tf.Tensor) -> Any:
         return [seen, mask] if self.config.mask_input else seen
@@ -1813,10 +1963,14 @@ class Stop:
         self.earlier: dict[int, Any] = {}
 
     def __enter__(self) -> Stop:
+        self.listen()
+        return self
+
+    def listen(self) -> None:
+        """Take the signals, also from who took them meanwhile."""
         if threading.current_thread() is threading.main_thread():  # signals go nowhere else
             for number in (signal.SIGTERM, signal.SIGINT):
-                self.earlier[number] = signal.signal(number, self._signalled)
-        return self
+                self.earlier.setdefault(number, signal.signal(number, self._signalled))
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.earlier.items():
@@ -1837,8 +1991,13 @@ def clock(seconds: float) -> str:
     return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
 
 
-def train(config: Config, dataset: Dataset, out: Path, stop: Stop) -> tuple[Pix2Pix, Progress]:
+def train(
+    config: Config, dataset: Dataset, out: Path, stop: Stop, strategy: tf.distribute.Strategy
+) -> tuple[Pix2Pix, Progress]:
     """Train, or go on training, until the last step or until ``stop``.
+
+    Of the processes of a cluster, all train and only the one that leads writes; they agree on
+    stopping where something is logged.
 
     The order on resuming: networks are built, then every variable is taken from the checkpoint,
     then the logs are cut back to its step, then the pipeline starts at that step.
@@ -1847,28 +2006,32 @@ def train(config: Config, dataset: Dataset, out: Path, stop: Stop) -> tuple[Pix2
         UserError: when a loss is not finite, naming the step.
     """
     keras.utils.set_random_seed(config.seed)
-    model, progress = Pix2Pix(config, choose_strategy(config)), Progress()
+    model, progress, leading = Pix2Pix(config, strategy), Progress(), leads(strategy)
     policy = keras.config.dtype_policy().name
     say(f"devices sharing a step: {model.replicas}; precision: {policy}")
     for name in model.optimizers:
         say(f"{name}: {parameters(model.networks[name])}")
+    say(f"a step: {training_flops(model) / 1e9:.3g} GFLOP an image")
     checkpoint = out / "checkpoint.npz"
     if checkpoint.exists():
         record = read_record(checkpoint)
         restore(checkpoint, model.variables())
         progress = Progress(record["step"], record["seconds"], record["best_rmse"])
         say(f"resumed at step {progress.step} after {clock(progress.seconds)} of training")
+    if model.total(progress.step) != model.replicas * progress.step:
+        raise UserError(f"the workers find different checkpoints: let them share --out {out}.")
     if dataset.training is None or dataset.validation is None:
         return model, progress
-    validation, logs = dataset.validation, Logs(out, progress.step)
-    harmonic = evaluate(filler("harmonic", None), validation).rmse
-    batches = iter(
-        model.strategy.distribute_datasets_from_function(
-            lambda _: training_batches(
-                config, dataset.training, progress.step, config.steps, model.replicas
-            )
-        )
-    )
+    validation, training = dataset.validation, dataset.training
+    logs = Logs(out, progress.step) if leading else None
+    harmonic = evaluate(filler("harmonic", None), validation).rmse if leading else 0.0
+
+    def own_batches(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        local = model.replicas // context.num_input_pipelines
+        mine = range(local * context.input_pipeline_id, local * (context.input_pipeline_id + 1))
+        return training_batches(config, training, progress.step, config.steps, model.replicas, mine)
+
+    batches = iter(model.strategy.distribute_datasets_from_function(own_batches))
     began = time.monotonic() - progress.seconds
     model.train_steps.get_concrete_function(*batches.element_spec)  # so that no step times it
     interval = Interval(config)
@@ -1877,6 +2040,8 @@ def train(config: Config, dataset: Dataset, out: Path, stop: Stop) -> tuple[Pix2
         progress.seconds = time.monotonic() - began
         losses, speed, share = interval.close()  # the only place where the device is waited for
         check_finite(losses, progress.step, checkpoint)
+        if logs is None:
+            return
         means = losses.mean(0)
         logs.training(progress.step, means, speed, share)
         left = (config.steps - progress.step) * config.batch_size / speed
@@ -1887,6 +2052,8 @@ def train(config: Config, dataset: Dataset, out: Path, stop: Stop) -> tuple[Pix2
         )
 
     def validate() -> None:
+        if logs is None:
+            return
         # One pass: the ensemble would take as long as many steps, and gains the same each time.
         score = evaluate(functools.partial(fill_with_model, model, ensemble=1), validation)
         rmse, filled = score.rmse, score.filled
@@ -1902,32 +2069,64 @@ def train(config: Config, dataset: Dataset, out: Path, stop: Stop) -> tuple[Pix2
         logs.picture(progress.step, out / "predictions.png")
 
     def save() -> None:
+        if not leading:
+            return
         about = dataclasses.asdict(progress) | {"config": dataclasses.asdict(config)}
         save_arrays(checkpoint, model.state(), about)
 
+    trace = Trace(config, out, progress.step)
+    alone = not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    stopping = model.total(bool(stop)) > 0
     for _, done in calls(config, progress.step, config.steps):
-        if stop:
+        if stopping:
             break
+        trace.before(progress.step)
         interval.add(model.train_steps(*interval.timed(batches)))
         progress.step = done
-        last, stopping = progress.step == config.steps, bool(stop)
+        last = progress.step == config.steps
         validating = last or progress.step % config.validate_every == 0
+        logging = last or validating or progress.step % config.log_every == 0
+        stopping = bool(stop) if alone else logging and model.total(bool(stop)) > 0
         saving = last or stopping or progress.step % config.checkpoint_every == 0
-        if validating or saving or progress.step % config.log_every == 0:
+        if logging or saving:
             log()
         if validating:
             validate()
         if saving:
             save()
-        if stopping:
-            break
         if validating or saving:
             interval = Interval(config)
+    trace.close()
     if progress.step < config.steps:
-        say(f"stopped at step {progress.step} by {stop.reason}; the same command goes on from here")
+        why = stop.reason or "another worker"
+        say(f"stopped at step {progress.step} by {why}; the same command goes on from here")
     if progress.best_rmse == math.inf:
         validate()
     return model, progress
+
+
+class Trace:
+    """Traces some steps for TensorBoard's profiler, after ten which are still warming up."""
+
+    def __init__(self, config: Config, out: Path, first: int) -> None:
+        self.folder = out / "tensorboard"
+        self.begin, self.end = first + 10, first + 10 + config.profile
+        self.running = False
+
+    def before(self, step: int) -> None:
+        """Start or stop before a step."""
+        if not self.running and self.begin <= step < self.end:
+            tf.profiler.experimental.start(str(self.folder))
+            self.running = True
+        elif self.running and step >= self.end:
+            self.close()
+
+    def close(self) -> None:
+        """Write the trace, if one is running."""
+        if self.running:
+            tf.profiler.experimental.stop()
+            self.running = False
+            say(f"traced: tensorboard --logdir {self.folder}, then Profile")
 
 
 class Interval:
@@ -1974,6 +2173,32 @@ def check_finite(losses: np.ndarray, step: int, checkpoint: Path) -> None:
             f"the losses of step {step - len(losses) + 1 + bad[0]} are not finite{kept}: lower "
             "learning_rate or the loss weights."
         )
+
+
+def forward_flops(network: keras.Model) -> int:
+    """Operations of one picture's way through a network: its convolutions and attention.
+
+    A multiplication and its addition are two.
+    """
+    total = 0
+    for layer in network.layers:
+        transposed = isinstance(layer, keras.layers.Conv2DTranspose)
+        shape = (layer.input if transposed else layer.output).shape
+        kernels = sum(math.prod(w.shape) for w in layer.trainable_weights if len(w.shape) > 2)
+        total += 2 * kernels * math.prod(shape[1:-1])
+        if isinstance(layer, keras.layers.MultiHeadAttention):
+            total += 4 * shape[1] ** 2 * layer.num_heads * layer.key_dim
+    return total
+
+
+def training_flops(model: Pix2Pix) -> int:
+    """Operations of one picture's share of a step, without what is no convolution or attention.
+
+    Each pass back costs two forward; the discriminator sees two pairs, goes back through both, and
+    once more, to its input alone, for the generator.
+    """
+    passes = {"generator": 3, "discriminator": 2 + 4 + 1}
+    return sum(passes[name] * forward_flops(model.networks[name]) for name in model.optimizers)
 
 
 def parameters(network: keras.Model) -> str:
@@ -2028,7 +2253,8 @@ OUTPUTS = (  # what a run writes beside TensorBoard's events, before run.json
 def describe_files(out: Path) -> list[dict[str, Any]]:
     """Name, size and SHA-256 of every file of the run; the folder may hold others', as Kaggle's."""
     records = []
-    for path in [*(out / name for name in OUTPUTS), *sorted(out.glob("tensorboard/events.*"))]:
+    board = sorted((out / "tensorboard").rglob("*"))
+    for path in [*(out / name for name in OUTPUTS), *board]:
         if path.is_file():
             with open(path, "rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -2037,8 +2263,8 @@ def describe_files(out: Path) -> list[dict[str, Any]]:
     return records
 
 
-def open_run_folder(config: Config) -> Path:
-    """Make the run folder, or take up the run that lies there.
+def open_run_folder(config: Config, leading: bool = True) -> Path:
+    """Make the run folder, or take up the run that lies there; who does not lead writes nothing.
 
     Raises:
         UserError: where it can't be made or holds another run.
@@ -2052,6 +2278,8 @@ def open_run_folder(config: Config) -> Path:
             f"{out} can't be made ({failure.strerror}): choose another --out."
         ) from None
     refuse_another_run(config, out)
+    if not leading:
+        return out
     adopt_earlier_run(config, out)
     refuse_another_run(config, out)
     (out / "run.json").unlink(missing_ok=True)  # until this session ends, the run is unfinished
@@ -2078,12 +2306,17 @@ def run_session(config: Config, stop: Stop) -> None:
         raise UserError("require_gpu is set and TensorFlow sees no GPU: choose an accelerator.")
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
-    out = open_run_folder(config)
+    strategy = choose_strategy(config) if config.predictor == "model" else DEFAULT_STRATEGY
+    stop.listen()  # TensorFlow's part of a cluster takes SIGTERM for itself when it starts
+    out = open_run_folder(config, leads(strategy))
     dataset = load_dataset(config)
 
     model, progress = None, Progress()
     if config.predictor == "model":
-        model, progress = train(config, dataset, out, stop)
+        model, progress = train(config, dataset, out, stop, strategy)
+        if not leads(strategy):
+            say("this worker is done; the one that leads predicts and writes")
+            return
         if config.export == "best" and (out / "best.npz").exists():
             restore(out / "best.npz", model.variables(model.predictor))
 
@@ -2125,6 +2358,7 @@ def run_session(config: Config, stop: Stop) -> None:
         "seconds": round(time.monotonic() - began, 1),
         "training_seconds": round(progress.seconds, 1),
         "parameters": model.generator.count_params() if model else 0,
+        "gflop_per_image": training_flops(model) / 1e9 if model else 0,
         "pictures": {
             name: len(part.photos)
             for name in ("training", "validation", "test")
@@ -2160,6 +2394,12 @@ def main() -> None:
         sys.exit(f"error: {failure}")
     except OSError as failure:
         sys.exit(f"error: {failure.filename or 'input or output'}: {failure.strerror or failure}.")
+    except (tf.errors.UnavailableError, tf.errors.AbortedError) as failure:
+        first = re.sub(r"\{\{.*?\}\} ?", "", failure.message).splitlines()[0]
+        sys.exit(
+            f"error: a worker of the cluster is gone ({first}): start all of them again; training "
+            "goes on from the last checkpoint."
+        )
     except tf.errors.ResourceExhaustedError as failure:
         disk = "No space left" in failure.message
         sys.exit(
@@ -2167,6 +2407,13 @@ def main() -> None:
             if disk
             else "error: out of memory: lower batch_size or width; the last checkpoint is whole."
         )
+    except tf.errors.OpError as failure:
+        told = re.search(
+            r"^(?:\w+\.)?UserError: (.+)$", failure.message, re.MULTILINE
+        )  # while reading input
+        if told is None and "gs://" not in failure.message:
+            raise
+        sys.exit(f"error: {told[1] if told else ' '.join(failure.message.split())}")
 
 
 if __name__ == "__main__":

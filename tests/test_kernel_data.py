@@ -89,7 +89,7 @@ def test_a_predictor_that_learns_nothing_needs_only_the_test_set(check, dataset,
 def test_the_report_counts_classes_augmentation_and_held_out_pictures(check):
     _, out, _ = check("--validation-per-class", "1")
     assert "Cat 5, Dog 5, Elephant 5, Tiger 5" in out
-    assert "16 to train on, x 5 = 80 with augmentation; 4 held out" in out
+    assert "16 to train on, in memory, x 5 = 80 with augmentation; 4 held out" in out
 
 
 def test_the_split_is_by_class_and_by_seed(pix2pix, sample):
@@ -226,6 +226,66 @@ def test_photos_in_a_file_on_disk_are_those_in_memory(pix2pix, dataset):
     on_disk, _ = pix2pix.decode_all(paths, "photos", "disk")
     assert isinstance(on_disk, np.memmap) and not isinstance(in_memory, np.memmap)
     assert np.array_equal(in_memory, on_disk)
+
+
+@pytest.mark.parametrize(
+    ("memory", "disk", "choice"), [(20, 0, "memory"), (19, 20, "disk"), (19, 19, "none")]
+)
+def test_the_cache_is_where_half_of_what_is_free_will_do(
+    pix2pix, monkeypatch, memory, disk, choice
+):
+    photo = 256 * 256 * 3
+    monkeypatch.setattr(pix2pix, "free_memory", lambda: memory * photo)
+    usage = shutil.disk_usage("/")._replace(free=disk * photo)
+    monkeypatch.setattr(pix2pix.shutil, "disk_usage", lambda _: usage)
+    assert pix2pix.choose_cache("auto", 10) == choice
+    assert pix2pix.choose_cache("disk", 10) == "disk"
+
+
+TINY = ("--preset", "best", "--width", "8", "--depth", "2", "--blocks", "1", "--batch-size", "8")
+
+
+def test_photos_decoded_when_used_train_the_same(run_kernel, sample, tmp_path):
+    losses = []
+    for cache in ("memory", "none"):
+        code, out, error = run_kernel(
+            *("--data", sample, "--out", tmp_path / cache, *TINY, "--cache", cache),
+            *("--steps", "3", "--log-every", "1", "--ensemble", "1"),
+        )
+        assert (code, error) == (0, "")
+        losses.append(
+            [
+                line.split("img/s")[0].rsplit("|", 1)[0]
+                for line in out.splitlines()
+                if line.startswith("step")
+            ]
+        )
+    assert "decoded when used" in out
+    assert losses[0] == losses[1] and len(losses[0]) == 3
+
+
+def test_a_faulty_photo_decoded_when_used_is_replaced_and_too_many_are_an_error(
+    run_kernel, dataset, tmp_path
+):
+    folder = dataset / "Training_Data" / "Dog" / "Unmasked_Train"
+    for path in folder.glob("*.jpg"):
+        cut_off(path)
+    flags = ("--data", dataset, *TINY, "--cache", "none", "--steps", "3", "--ensemble", "1")
+    code, out, error = run_kernel(*flags, "--out", tmp_path / "kept", "--max-bad-fraction", "0.6")
+    assert (code, error) == (0, "")
+    left_out = [line for line in out.splitlines() if "left out" in line]
+    assert len(left_out) == len(set(left_out)) == 5
+    code, _, error = run_kernel(*flags, "--out", tmp_path / "out", "--max-bad-fraction", "0.1")
+    assert code == 1
+    assert "training pictures can't be used, more than max_bad_fraction" in error
+    assert error.count("\n") == 0
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/data", "https://example.com/data"])
+def test_a_url_of_another_scheme_is_refused(run_kernel, tmp_path, url):
+    code, _, error = run_kernel("--data", url, "--out", tmp_path / "out")
+    assert code == 1
+    assert f"data = {url}: give a folder or a gs:// URL." in error
 
 
 # What a step sees

@@ -1,11 +1,16 @@
 """Several devices, and half precision: the results are those of one device."""
 
+import json
+import os
+import signal
+import socket
 import subprocess
+import time
 
 import numpy as np
 import pytest
 from conftest import PROJECT
-from test_kernel_training import TINY, result_of, rows_of
+from test_kernel_training import TINY, command, result_of, rows_of
 
 TWO_DEVICES = """
 import sys
@@ -68,6 +73,135 @@ def test_a_run_on_two_devices_goes_on_where_it_stopped(run_on_two, tmp_path):
         assert done.returncode == 0, done.stderr
     assert "resumed at step 2" in done.stdout
     assert [int(row["step"]) for row in rows_of(tmp_path)] == [1, 2, 3, 4]
+
+
+# A cluster
+
+
+def free_ports(count):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@pytest.fixture
+def start_cluster(python, sample, tmp_path):
+    """Start two worker processes that share a training; each one's output goes to its log."""
+    started = []
+
+    def start(outs, *flags):
+        addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+        processes = []
+        for index, out in enumerate(outs):
+            task = {"type": "worker", "index": index}
+            spec = json.dumps({"cluster": {"worker": addresses}, "task": task})
+            log = tmp_path / f"worker{index}.log"
+            process = subprocess.Popen(
+                command(python, sample, out, *flags),
+                env=os.environ | {"TF_CONFIG": spec},
+                stdout=log.open("w"),
+                stderr=subprocess.STDOUT,
+            )
+            processes.append((process, log))
+        started.extend(process for process, _ in processes)
+        return processes
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def wait_for(process, log, reached):
+    deadline = time.monotonic() + 120
+    while not reached():
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+
+
+SMALL = ("--preset", "best", "--width", 8, "--depth", 2, "--blocks", 1, "--warmup", 0)
+
+
+def test_two_workers_give_the_losses_of_one_and_one_of_them_writes(
+    start_cluster, run_kernel, sample, tmp_path
+):
+    (first, log1), (second, log2) = start_cluster([tmp_path / "two"] * 2, *SMALL, *FLAGS)
+    assert first.wait(300) == 0, log1.read_text()
+    assert second.wait(60) == 0, log2.read_text()
+    assert "devices sharing a step: 2" in log1.read_text()
+    assert "complete" in log1.read_text() and "complete" not in log2.read_text()
+    code, _, error = run_kernel("--data", sample, "--out", tmp_path / "one", *TINY, *SMALL, *FLAGS)
+    assert (code, error) == (0, "")
+    two, one = (
+        np.array([[float(row[kind]) for kind in ("gen", "l2")] for row in rows_of(tmp_path / name)])
+        for name in ("two", "one")
+    )
+    assert two.shape == (5, 2)
+    assert np.abs(two / one - 1).max() < 1e-4
+    scores = [
+        result_of(tmp_path / name)["metrics"]["hole_rmse"]["model"] for name in ("two", "one")
+    ]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-3)
+
+
+def test_when_a_worker_is_killed_the_other_says_so_and_a_restart_goes_on(start_cluster, tmp_path):
+    flags = (*SMALL, "--batch-size", 2, "--checkpoint-every", 2, "--ensemble", 1)
+    outs = [tmp_path / "run"] * 2
+    (first, log), (second, _) = start_cluster(outs, *flags, "--steps", 100_000)
+    wait_for(first, log, (tmp_path / "run" / "checkpoint.npz").exists)
+    second.kill()
+    assert first.wait(60) == 1
+    last = log.read_text().splitlines()[-1]
+    assert last.startswith("error: a worker of the cluster is gone")
+    assert "start all of them again" in last
+    with np.load(tmp_path / "run" / "checkpoint.npz") as arrays:
+        reached = json.loads(arrays["about"].tobytes())["step"]
+    (first, log), (second, _) = start_cluster(outs, *flags, "--steps", reached + 2)
+    assert first.wait(300) == 0, log.read_text()
+    assert second.wait(60) == 0
+    assert f"resumed at step {reached}" in log.read_text()
+    assert [int(row["step"]) for row in rows_of(tmp_path / "run")] == list(range(1, reached + 3))
+
+
+def test_workers_that_share_no_folder_are_told_so(start_cluster, run_kernel, sample, tmp_path):
+    flags = (*SMALL, "--batch-size", 2, "--ensemble", 1)
+    there = tmp_path / "there"
+    run_kernel("--data", sample, "--out", there, *TINY, *flags, "--steps", 1)
+    (first, log), _ = start_cluster([there, tmp_path / "elsewhere"], *flags, "--steps", 2)
+    assert first.wait(300) == 1
+    assert f"different checkpoints: let them share --out {there}" in log.read_text()
+
+
+def test_a_signal_to_one_worker_stops_both_with_everything_written(start_cluster, tmp_path):
+    flags = (*SMALL, "--batch-size", 2, "--steps", 100_000, "--ensemble", 1)
+    (first, log), (second, other) = start_cluster([tmp_path / "run"] * 2, *flags)
+    wait_for(first, log, lambda: "step 2/" in log.read_text())
+    second.send_signal(signal.SIGTERM)
+    assert first.wait(120) == 0, log.read_text()
+    assert second.wait(60) == 0, other.read_text()
+    assert "by another worker" in log.read_text()
+    assert result_of(tmp_path / "run")["status"] == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("config", "flags", "reason"),
+    [
+        ("{", (), "TF_CONFIG is no JSON object"),
+        ("[]", (), "TF_CONFIG is no JSON object"),
+        ("{}", ("--distribute", "multiworker"), "TF_CONFIG names no other worker"),
+    ],
+)
+def test_a_cluster_that_is_none_is_one_line(python, sample, tmp_path, config, flags, reason):
+    done = subprocess.run(
+        command(python, sample, tmp_path / "out", *flags),
+        env=os.environ | {"TF_CONFIG": config},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert reason in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_a_batch_that_does_not_divide_is_refused_with_both_numbers(run_on_two, tmp_path):

@@ -148,3 +148,21 @@ def test_jitter_without_enlargement_is_not_applied(pix2pix):
     seen, _, target = pix2pix.training_example(config, photo, boxes, np.zeros((1, 3), bool), {})
     assert np.allclose(target[0], photo[0] / 127.5 - 1, atol=1e-6)
     assert np.all(seen[0].numpy()[mask_of(boxes[0])] == -1)
+
+
+def test_two_pairs_of_holes_lie_apart_and_are_filled_exactly(pix2pix):
+    drawn = [pix2pix.draw_boxes((5, i), pairs=2).numpy() for i in range(200)]
+    apart = [boxes for boxes in drawn if np.abs(boxes[:2, None] - boxes[2:]).max(-1).min() > 75]
+    assert len(apart) > 180
+    assert all(
+        (boxes[:2] == boxes[2:]).all() for boxes in drawn if not any(boxes is a for a in apart)
+    )
+    for boxes in [*apart[:3], next(boxes for boxes in drawn if (boxes[:2] == boxes[2:]).all())]:
+        filled = pix2pix.harmonic_fill(PHOTO[None], boxes[None].astype(np.int32))[0].numpy()
+        assert np.abs(filled - solve_directly(PHOTO, mask_of(boxes))).max() < 1e-4
+
+
+def test_the_first_pair_may_overlap_as_often_as_the_tests_holes(pix2pix):
+    drawn = np.stack([pix2pix.draw_boxes((6, i), pairs=2).numpy() for i in range(400)])
+    overlap = (np.abs(drawn[:, 0] - drawn[:, 1]) < 75).all(-1).mean()
+    assert overlap == pytest.approx(0.43, abs=0.07)  # 0.654 squared, for places from 0 to 181

@@ -56,6 +56,24 @@ def test_every_depth_of_the_report_fills_a_picture(pix2pix, depth):
     assert sum(isinstance(layer, keras.layers.Dropout) for layer in generator.layers) == 3
 
 
+def test_the_report_takes_81_gflop_an_image(pix2pix):
+    """Or 87.4, if the generator's way back took the discriminator's weights too."""
+    model = pix2pix.Pix2Pix(pix2pix.make_config({}))
+    way = pix2pix.forward_flops(model.discriminator)
+    assert pix2pix.training_flops(model) == pytest.approx(81.05e9, rel=1e-3)
+    assert pix2pix.training_flops(model) + way == pytest.approx(87.4e9, rel=1e-3)
+
+
+def test_a_profile_is_written_and_listed_and_training_is_the_same(run_kernel, sample, tmp_path):
+    code, out, error = run_kernel(
+        *("--data", sample, "--out", tmp_path, *TINY, "--steps", 14, "--profile", 2)
+    )
+    assert (code, error) == (0, "")
+    assert f"traced: tensorboard --logdir {tmp_path / 'tensorboard'}" in out
+    names = [file["name"] for file in result_of(tmp_path)["files"]]
+    assert any(name.endswith(".xplane.pb") for name in names)
+
+
 def test_the_discriminator_gives_30_by_30_logits(pix2pix):
     network = pix2pix.build_discriminator(pix2pix.make_config({"width": 2}))
     picture = np.zeros((1, 256, 256, 3))
