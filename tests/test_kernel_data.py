@@ -1,11 +1,16 @@
 """Finding, checking and decoding the dataset, and what each fault in it leads to."""
 
+import json
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import PROJECT
 from PIL import Image
+
+from tests.peers.gcs import google_over_tls
 
 
 @pytest.fixture
@@ -279,6 +284,40 @@ def test_a_faulty_photo_decoded_when_used_is_replaced_and_too_many_are_an_error(
     assert code == 1
     assert "training pictures can't be used, more than max_bad_fraction" in error
     assert error.count("\n") == 0
+
+
+@pytest.mark.parametrize("cache", ["memory", "none"])
+def test_a_dataset_in_a_bucket_trains_as_one_in_a_folder_does(
+    python, run_kernel, sample, tmp_path, cache
+):
+    flags = [*TINY, "--steps", "3", "--log-every", "1", "--ensemble", "1"]
+    shutil.copytree(sample, tmp_path / "buckets" / "team" / "photos")
+    with google_over_tls(tmp_path, tmp_path / "buckets") as environment:
+        words = [python, PROJECT / "kernel" / "pix2pix.py", "--data", "gs://team/photos"]
+        words += ["--out", tmp_path / "bucket", "--cache", cache, *flags]
+        done = subprocess.run(
+            list(map(str, words)), env=environment, capture_output=True, text=True
+        )
+    assert done.returncode == 0, done.stderr
+    code, _, error = run_kernel("--data", sample, "--out", tmp_path / "folder", *flags)
+    assert (code, error) == (0, "")
+    logs = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("bucket", "folder")]
+    losses = [[json.loads(line).get("l2") for line in log.splitlines()] for log in logs]
+    assert losses[0] == losses[1] and len(losses[0]) == 4
+
+
+def test_a_bucket_that_is_not_there_is_one_line(python, sample, tmp_path):
+    (tmp_path / "buckets" / "team").mkdir(parents=True)
+    with google_over_tls(tmp_path, tmp_path / "buckets") as environment:
+        words = [python, PROJECT / "kernel" / "pix2pix.py", "--data", "gs://other/photos"]
+        done = subprocess.run(
+            [*map(str, words), "--out", str(tmp_path / "out")],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert "no dataset under gs://other/photos" in done.stderr and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/data", "https://example.com/data"])

