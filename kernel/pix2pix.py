@@ -89,8 +89,11 @@ class Config:
     # What to do
     preset: str = setting("report", "Named settings to start from.",
         choices=("report", "best", "perceptual"))
-    predictor: str = setting("model", "What fills the holes; all but 'model' learn nothing.",
-        choices=("model", "harmonic", "mean", "zeros"))
+    predictor: str = setting("model", "What fills the holes; all but 'model' learn nothing. "
+        "'average' is the mean of the fills of earlier runs' networks.",
+        choices=("model", "average", "harmonic", "mean", "zeros"))
+    members: str = setting("", "Folders, separated by commas, that hold at any depth the runs of "
+        "predictor 'average'.")
     data: str = setting("", "Dataset folder, at any level above Testing_Data; or its gs:// URL.",
         session=True)
     out: str = setting("", "Run folder to write.", session=True)
@@ -100,6 +103,7 @@ class Config:
     require_gpu: bool = setting(False, "Stop at once where there is no GPU.", session=True)
     # Data
     limit: int = setting(0, "Images a class to use; 0 means all.", low=0)
+    split_seed: int = setting(0, "Seed of which images are held out.", low=0)
     validation_per_class: int = setting(50, "Images a class to hold out, a fifth at most.", low=1)
     max_bad_fraction: float = setting(0.01, "Share of unusable training images past which the run "
         "stops.", low=0, high=1, session=True)
@@ -526,7 +530,7 @@ def split(photos: Sequence[Photo], config: Config) -> tuple[list[Photo], list[Ph
     training, validation = [], []
     for label in sorted({photo.label for photo in photos}):
         members = [photo for photo in photos if photo.label == label]
-        random.Random(f"{config.seed} {label}").shuffle(members)
+        random.Random(f"{config.split_seed} {label}").shuffle(members)
         members = members[: config.limit or None]
         held = min(config.validation_per_class, max(1, len(members) // 5))
         validation += members[:held]
@@ -1577,12 +1581,16 @@ def predict(
         yield part, (images * (1 - mask) + fill(images, boxes) * mask).numpy()
 
 
-def filler(predictor: str, model: Pix2Pix | None) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+def fill_with_average(models: Sequence[Pix2Pix], images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
+    """Fill the holes with the mean of the models' fills."""
+    return sum(fill_with_model(model, images, boxes) for model in models) / len(models)
+
+
+def filler(
+    predictor: str, models: Sequence[Pix2Pix] = ()
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """Return the function that fills holes under the name ``predictor``."""
-    if predictor == "model":
-        assert model is not None
-        return functools.partial(fill_with_model, model)
-    return BASELINES[predictor]
+    return BASELINES.get(predictor) or functools.partial(fill_with_average, models)
 
 
 @dataclass(frozen=True)
@@ -1820,6 +1828,35 @@ def adopt_earlier_run(config: Config, out: Path) -> None:
     say(f"going on from {newest}")
 
 
+def load_members(config: Config) -> list[Pix2Pix]:
+    """Load the networks with which the runs under ``members`` predict.
+
+    Raises:
+        UserError: where there is none, or one has learned from pictures that are held out here.
+    """
+    folders = [Path(name.strip()) for name in config.members.split(",") if name.strip()]
+    found = [path for folder in folders for path in sorted(folder.rglob("checkpoint.npz"))]
+    if not found:
+        raise UserError(f"no checkpoint.npz under members = {config.members!r}: name run folders.")
+    models = []
+    for path in found:
+        settings = read_record(path)["config"]
+        for name in ("limit", "split_seed", "validation_per_class"):
+            if settings.get(name) != getattr(config, name):
+                raise UserError(
+                    f"{path} was trained with {name} = {settings.get(name)!r}, not "
+                    f"{getattr(config, name)!r}: it may have seen what is held out; set {name}."
+                )
+        known = {f.name for f in fields(Config)}
+        model = Pix2Pix(make_config({k: v for k, v in settings.items() if k in known}))
+        best = path.with_name("best.npz")
+        chosen = best if model.config.export == "best" and best.exists() else path
+        restore(chosen, model.variables(model.predictor))
+        models.append(model)
+    say(f"averaging {len(models)} networks: " + ", ".join(str(path.parent) for path in found))
+    return models
+
+
 # %% Logs and pictures
 
 
@@ -2024,7 +2061,7 @@ def train(
         return model, progress
     validation, training = dataset.validation, dataset.training
     logs = Logs(out, progress.step) if leading else None
-    harmonic = evaluate(filler("harmonic", None), validation).rmse if leading else 0.0
+    harmonic = evaluate(filler("harmonic"), validation).rmse if leading else 0.0
 
     def own_batches(context: tf.distribute.InputContext) -> tf.data.Dataset:
         local = model.replicas // context.num_input_pipelines
@@ -2311,9 +2348,12 @@ def run_session(config: Config, stop: Stop) -> None:
     out = open_run_folder(config, leads(strategy))
     dataset = load_dataset(config)
 
-    model, progress = None, Progress()
+    models, progress = [], Progress()
+    if config.predictor == "average":
+        models = load_members(config)
     if config.predictor == "model":
         model, progress = train(config, dataset, out, stop, strategy)
+        models = [model]
         if not leads(strategy):
             say("this worker is done; the one that leads predicts and writes")
             return
@@ -2323,8 +2363,8 @@ def run_session(config: Config, stop: Stop) -> None:
     rows: list[list[np.ndarray]] = []
     metrics: dict[str, Any] = {}
     if held_out := dataset.validation:
-        names = [*BASELINES, *(["model"] if model else [])]
-        scores = {name: evaluate(filler(name, model), held_out) for name in names}
+        names = dict.fromkeys([*BASELINES, config.predictor])
+        scores = {name: evaluate(filler(name, models), held_out) for name in names}
         score, harmonic = scores[config.predictor], scores["harmonic"]
         metrics = {
             "hole_rmse": {name: each.rmse for name, each in scores.items()},
@@ -2335,18 +2375,18 @@ def run_session(config: Config, stop: Stop) -> None:
         rows = sample_rows(held_out, score.filled, 6)
         draw_errors(out / "errors.png", metrics["analysis"], score, held_out)
     say("predicting the test pictures")
-    composites = predict(filler(config.predictor, model), dataset.test)
+    composites = predict(filler(config.predictor, models), dataset.test)
     first = next(composites)
     rows += sample_rows(dataset.test, first[1], 2)
     count = write_submission(
         config, out / "submission.csv.gz", dataset.test, itertools.chain([first], composites)
     )
     draw_predictions(out / "predictions.png", rows)
-    if model:
+    if config.predictor == "model":
         save_networks(model, out)
         draw_losses(out / "training_log.csv", out / "loss_curve.png")
 
-    finished = progress.step >= config.steps or not model
+    finished = progress.step >= config.steps or config.predictor != "model"
     result: dict[str, Any] = {
         "schema": 1,
         "status": "complete" if finished else "stopped",
@@ -2357,8 +2397,8 @@ def run_session(config: Config, stop: Stop) -> None:
         "steps": config.steps,
         "seconds": round(time.monotonic() - began, 1),
         "training_seconds": round(progress.seconds, 1),
-        "parameters": model.generator.count_params() if model else 0,
-        "gflop_per_image": training_flops(model) / 1e9 if model else 0,
+        "parameters": sum(model.generator.count_params() for model in models),
+        "gflop_per_image": sum(training_flops(model) for model in models) / 1e9,
         "pictures": {
             name: len(part.photos)
             for name in ("training", "validation", "test")

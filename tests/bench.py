@@ -193,6 +193,26 @@ def pipeline() -> Iterator[Row]:
         }
 
 
+def kills() -> Iterator[Row]:
+    """Kill a tiny run at 20 random moments, and compare it with one that was left alone."""
+    sys.path[:0] = [str(PROJECT), str(PROJECT / "tests")]
+    from killing import kill_often
+
+    from tools.datasets import from_sample, make_dataset
+
+    with tempfile.TemporaryDirectory() as folder:
+        data, script = Path(folder) / "data", PROJECT / "kernel" / "pix2pix.py"
+        classes = {label: photos[:6] for label, photos in from_sample(seed=1).items()}
+        make_dataset(classes, data, test_per_class=1, seed=1)
+        left = kill_often(sys.executable, script, data, Path(folder) / "runs", 20, 400)
+    yield {
+        "what": f"run killed {left.kills} times",
+        "ours": "as if it were not" if left.whole(400) else f"broken: {left}",
+        "compared with": f"left alone: weights differ by {left.greatest_difference:g}",
+        "ratio": None,
+    }
+
+
 BENCHMARKS = {
     "step": step,
     "pipeline": pipeline,
@@ -200,6 +220,7 @@ BENCHMARKS = {
     "harmonic": harmonic,
     "start-up": start_up,
     "upload": upload,
+    "kills": kills,
 }
 
 

@@ -4,6 +4,7 @@ import json
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 from test_kernel_training import step_of_noise
@@ -26,8 +27,8 @@ def validation(pix2pix, sample):
 def test_step_0_scores_exactly_what_the_harmonic_fill_scores(pix2pix, validation, generator):
     depth = 4 if generator == "pix2pix" else 2
     model = pix2pix.Pix2Pix(small(pix2pix, generator=generator, depth=depth))
-    ours = pix2pix.evaluate(pix2pix.filler("model", model), validation).rmse
-    harmonic = pix2pix.evaluate(pix2pix.filler("harmonic", None), validation).rmse
+    ours = pix2pix.evaluate(pix2pix.filler("model", [model]), validation).rmse
+    harmonic = pix2pix.evaluate(pix2pix.filler("harmonic"), validation).rmse
     assert ours == pytest.approx(harmonic, rel=1e-6)
 
 
@@ -42,13 +43,12 @@ def test_a_step_changes_the_last_layer_and_later_every_layer(pix2pix):
 
 
 def test_errors_outside_the_holes_do_not_count(pix2pix):
-    model = pix2pix.Pix2Pix(small(pix2pix))
     seen, mask, target = step_of_noise(2)
     same = target * mask + seen * (1 - mask)
     elsewhere = same + (1 - mask) * 0.3
     losses = []
     for goal in (same, elsewhere):
-        model = pix2pix.Pix2Pix(small(pix2pix))
+        model = pix2pix.Pix2Pix(small(pix2pix, hole_pairs=1))
         losses.append(model.train_step(seen, mask, goal).numpy())
     assert np.array_equal(*losses)
     wanted = np.sum(((target - seen) * mask).numpy() ** 2, dtype=np.float64) / (2 * 2 * 5625 * 3)
@@ -158,7 +158,7 @@ def test_a_run_of_best_is_analysed_and_loads_again(run_kernel, pix2pix, sample, 
 
 
 def test_groups_of_errors_cover_every_pixel_of_every_hole(pix2pix, validation):
-    score = pix2pix.evaluate(pix2pix.filler("zeros", None), validation)
+    score = pix2pix.evaluate(pix2pix.filler("zeros"), validation)
     for group in pix2pix.error_groups(validation).values():
         named = np.broadcast_to(group, score.square.shape)
         parts = {name: (named == name).mean() for name in score.by(group)}
@@ -173,3 +173,49 @@ def test_more_test_pictures_than_a_batch_are_all_written(
     code, _, error = run_kernel("--data", sample, "--out", tmp_path, "--predictor", "mean")
     assert (code, error) == (0, "")
     assert json.loads((tmp_path / "run.json").read_text())["submission"]["rows"] == 4 * 33_750
+
+
+# Several runs together
+
+
+SMALL = ("--preset", "best", "--width", 8, "--depth", 2, "--blocks", 1, "--batch-size", 2)
+SMALL += ("--learning-rate", 0.01, "--warmup", 0, "--validation-per-class", 1)
+
+
+def test_an_average_is_the_mean_of_what_its_members_submit(run_kernel, sample, tmp_path):
+    for seed in (0, 1):
+        code, _, error = run_kernel(
+            *("--data", sample, "--out", tmp_path / "runs" / str(seed), *SMALL),
+            *("--steps", 20, "--seed", seed, "--ensemble", 2),
+        )
+        assert (code, error) == (0, "")
+    flags = ("--data", sample, "--predictor", "average", "--members", tmp_path / "runs")
+    code, out, error = run_kernel(*flags, "--out", tmp_path / "both", "--validation-per-class", 1)
+    assert (code, error) == (0, "")
+    assert "averaging 2 networks" in out
+    first, second, both = (
+        pd.read_csv(tmp_path / name / "submission.csv.gz") for name in ("runs/0", "runs/1", "both")
+    )
+    assert np.abs(first["value"] - second["value"]).max() > 1e-3
+    assert np.abs((first["value"] + second["value"]) / 2 - both["value"]).max() < 2e-6
+    result = json.loads((tmp_path / "both" / "run.json").read_text())
+    alone = [
+        json.loads((tmp_path / "runs" / str(seed) / "run.json").read_text()) for seed in (0, 1)
+    ]
+    scores = [each["metrics"]["hole_rmse"]["model"] for each in alone]
+    assert result["metrics"]["hole_rmse"]["average"] < np.mean(scores)
+    assert result["parameters"] == sum(each["parameters"] for each in alone)
+
+
+def test_an_average_refuses_who_may_have_seen_what_is_held_out(run_kernel, sample, tmp_path):
+    run_kernel(
+        *("--data", sample, "--out", tmp_path / "run", *SMALL),
+        *("--steps", 1, "--split-seed", 3, "--ensemble", 1),
+    )
+    flags = ("--data", sample, "--predictor", "average", "--out", tmp_path / "both")
+    code, _, error = run_kernel(*flags, "--validation-per-class", 1, "--members", tmp_path / "run")
+    assert code == 1
+    assert "was trained with split_seed = 3, not 0" in error and error.count("\n") == 0
+    code, _, error = run_kernel(*flags, "--members", tmp_path / "nowhere")
+    assert code == 1
+    assert "no checkpoint.npz under members" in error

@@ -97,11 +97,11 @@ def test_the_report_counts_classes_augmentation_and_held_out_pictures(check):
     assert "16 to train on, in memory, x 5 = 80 with augmentation; 4 held out" in out
 
 
-def test_the_split_is_by_class_and_by_seed(pix2pix, sample):
+def test_the_split_is_by_class_and_by_its_seed(pix2pix, sample):
     photos, _ = pix2pix.list_training(sample)
     parts = {}
     for seed in (0, 1):
-        config = pix2pix.make_config({"seed": seed, "validation_per_class": 1})
+        config = pix2pix.make_config({"split_seed": seed, "validation_per_class": 1})
         training, validation = pix2pix.split(photos, config)
         again, _ = pix2pix.split(photos, config)
         assert training == again

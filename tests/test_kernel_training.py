@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import PROJECT
+from killing import kill_often
 
 TINY = ("--width", "2", "--log-every", "1", "--validation-per-class", "1", "--noise", "0")
 
@@ -197,7 +198,7 @@ def test_the_saved_generators_predict_what_the_run_predicted(pix2pix, finished, 
         if name != "checkpoint":
             model.generator = keras.models.load_model(finished / name, compile=False)
             model.forward = model._forward
-        predicted = pix2pix.predict(pix2pix.filler("model", model), test)
+        predicted = pix2pix.predict(pix2pix.filler("model", [model]), test)
         filled[name] = np.concatenate([composites for _, composites in predicted])
     for name in ("generator.h5", "generator.keras"):
         assert np.abs(filled[name] - filled["checkpoint"]).max() < 1e-5
@@ -228,7 +229,7 @@ def test_known_pixels_are_copied(pix2pix, finished):
     config = pix2pix.make_config(result_of(finished)["config"])
     test = pix2pix.load_dataset(config).test
     for predictor in ("zeros", "mean", "harmonic"):
-        for part, filled in pix2pix.predict(pix2pix.filler(predictor, None), test):
+        for part, filled in pix2pix.predict(pix2pix.filler(predictor), test):
             known = pix2pix.hole_mask(test.boxes[part]).numpy() == 0
             assert np.array_equal(
                 np.where(known, filled, 0), np.where(known, test.masked[part] / np.float32(255), 0)
@@ -241,7 +242,7 @@ def test_the_score_is_pooled_over_the_values_of_all_holes(pix2pix, finished):
     squares = []
     for boxes, clean in zip(held_out.boxes, held_out.clean, strict=True):
         squares += [(clean[y : y + 75, x : x + 75] / 255.0) ** 2 for y, x in boxes]
-    score = pix2pix.evaluate(pix2pix.filler("zeros", None), held_out)
+    score = pix2pix.evaluate(pix2pix.filler("zeros"), held_out)
     assert score.rmse == pytest.approx(np.sqrt(np.mean(squares)), rel=1e-5)
 
 
@@ -278,25 +279,11 @@ def test_a_new_version_goes_on_from_the_last_ones_output(run_kernel, sample, fin
     assert [int(row["step"]) for row in rows_of(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint_with_one_row_a_step(
-    python, sample, tmp_path, run_kernel
-):
-    flags = ("--steps", "1000", "--checkpoint-every", "2", "--validate-every", "1000")
-    with subprocess.Popen(
-        command(python, sample, tmp_path, *flags), stdout=subprocess.PIPE, text=True
-    ) as kernel:
-        for line in kernel.stdout:
-            if line.startswith("step 5/"):
-                kernel.kill()
-                break
-    assert kernel.wait() == -signal.SIGKILL
-    assert not (tmp_path / "run.json").exists()
-    code, out, error = run_kernel(
-        *("--data", sample, "--out", tmp_path, *TINY, *flags), "--steps", "8"
-    )
-    assert (code, error) == (0, "")
-    assert "resumed at step " in out
-    assert [int(row["step"]) for row in rows_of(tmp_path)] == list(range(1, 9))
+def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(python, sample, tmp_path):
+    script = PROJECT / "kernel" / "pix2pix.py"
+    left = kill_often(python, script, sample, tmp_path, kills=3, steps=80)
+    assert left.checkpoints[-1] > 0
+    assert left.whole(80), left
 
 
 def test_a_run_gives_the_signals_back(run_kernel, sample, tmp_path):
