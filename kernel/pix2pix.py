@@ -926,15 +926,26 @@ SYMMETRIES: dict[str, list[tuple[int, int, int]]] = {
 }
 
 
+@functools.cache
+def turned_pixels() -> np.ndarray:
+    """Where each pixel of a turned image comes from, for every symmetry: int32 [8, 65536]."""
+    pixels = np.arange(SIDE * SIDE, dtype=np.int32).reshape(SIDE, SIDE)
+    turned = []
+    for transpose, rows, columns in SYMMETRIES["eight"]:
+        image = pixels.T if transpose else pixels
+        turned.append(image[:: -1 if rows else 1, :: -1 if columns else 1].ravel())
+    return np.stack(turned)
+
+
 def apply_symmetry(
     images: tf.Tensor, boxes: tf.Tensor, symmetry: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Turn each image and its boxes by its own symmetry, bool [n, 3]."""
     transpose, rows, columns = (symmetry[:, i] for i in range(3))
-    pick = [slice(None), None, None, None]
-    images = tf.where(transpose[*pick], tf.transpose(images, [0, 2, 1, 3]), images)
-    images = tf.where(rows[*pick], images[:, ::-1], images)
-    images = tf.where(columns[*pick], images[:, :, ::-1], images)
+    which = tf.tensordot(tf.cast(symmetry, tf.int32), [4, 2, 1], 1)
+    source = tf.gather(turned_pixels(), which)
+    flat = tf.reshape(images, [-1, SIDE * SIDE, images.shape[-1]])
+    images = tf.reshape(tf.gather(flat, source, batch_dims=1), tf.shape(images))
     boxes = tf.where(transpose[:, None, None], boxes[..., ::-1], boxes)
     mirrored = tf.stack([rows, columns], -1)[:, None, :]
     return images, tf.where(mirrored, LAST - boxes, boxes)

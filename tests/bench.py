@@ -140,31 +140,62 @@ def upload() -> Iterator[Row]:
     yield from rows()
 
 
-def step() -> Iterator[Row]:
-    """Train one step of ``report`` at batch 1, against a plain transcription of its recipe."""
+def matmul_rate() -> float:
+    """Operations a second of a large float32 matrix product: what the chip gives in practice."""
     import tensorflow as tf
 
+    side = 4096
+    matrix = tf.random.uniform([side, side])
+    product = tf.function(lambda: tf.reduce_sum(tf.matmul(matrix, matrix)))
+    product()
+    return 2 * side**3 / statistics.median(seconds(lambda: product().numpy()) for _ in range(5))
+
+
+def example(batch: int) -> tuple[Any, Any, Any]:
+    """Input, mask and target of one step, of noise."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    shape = (batch, 256, 256, 3)
+    seen, target = (tf.constant(rng.uniform(-1, 1, shape), tf.float32) for _ in "ab")
+    boxes = rng.integers(0, pix2pix.LAST + 1, (batch, 2, 2)).astype(np.int32)
+    return seen, pix2pix.hole_mask(tf.constant(boxes)), target
+
+
+def step() -> Iterator[Row]:
+    """Train steps of ``report`` and ``best``, against a plain transcription of the recipe."""
     sys.path.insert(0, str(PROJECT / "tests"))
     from tutorial import Tutorial
 
-    rng = np.random.default_rng(0)
-    seen, target = (tf.constant(rng.uniform(-1, 1, (1, 256, 256, 3)), tf.float32) for _ in "ab")
-    mask = tf.zeros([1, 256, 256, 1])
+    rate = matmul_rate()
+    yield {
+        "what": "float32 matrix product",
+        "ours": f"{rate / 1e9:.0f} GFLOP/s",
+        "compared with": "",
+        "ratio": None,
+    }
+    one = example(1)
     model, plain = pix2pix.Pix2Pix(pix2pix.make_config({})), Tutorial()
 
     def ours() -> None:
-        model.train_step(seen, mask, target).numpy()
+        model.train_step(*one).numpy()
 
     def theirs() -> None:
-        plain.train_step(seen, target)[0].numpy()
+        plain.train_step(one[0], one[2])[0].numpy()
 
     compiled = seconds(ours), seconds(theirs)
-    took, other, ratio = in_turn(ours, theirs, 7)
+    took, other, ratio = in_turn(ours, theirs, 15)
     yield {
-        "what": "report, a step at batch 1",
+        "what": "report, batch 1",
         "ours": f"{1 / took:.2f} img/s",
         "compared with": f"plain transcription {1 / other:.2f} img/s",
         "ratio": ratio,
+    }
+    yield {
+        "what": "report, share of the product's rate",
+        "ours": f"{pix2pix.training_flops(model) / took / rate:.0%}",
+        "compared with": f"plain transcription {pix2pix.training_flops(model) / other / rate:.0%}",
+        "ratio": None,
     }
     yield {
         "what": "report, first step",
@@ -172,25 +203,143 @@ def step() -> Iterator[Row]:
         "compared with": f"plain transcription {compiled[1]:.1f} s",
         "ratio": compiled[1] / compiled[0],
     }
+    for precision in ("auto", "bfloat16"):
+        config = pix2pix.make_config({"preset": "best", "precision": precision})
+        best, many = pix2pix.Pix2Pix(config), example(config.batch_size)
+        best.train_step(*many)
+        took, other, ratio = in_turn(
+            lambda best=best, many=many: best.train_step(*many).numpy(), theirs, 5
+        )
+        share = pix2pix.training_flops(best) * config.batch_size / took / rate
+        kind = pix2pix.precision_policy(config)
+        yield {
+            "what": f"best, batch {config.batch_size}, {kind}",
+            "ours": f"{config.batch_size / took:.2f} img/s, {share:.0%}",
+            "compared with": f"plain transcription {1 / other:.2f} img/s",
+            "ratio": ratio * config.batch_size,
+        }
+
+
+PEAK = """
+import resource, sys
+sys.path[:0] = [{kernel!r}, {tests!r}]
+import bench, pix2pix, tensorflow as tf
+seen, mask, target = bench.example({batch})
+if {plain}:
+    import tutorial
+    step = lambda model=tutorial.Tutorial(): model.train_step(seen, target)[0].numpy()
+else:
+    model = pix2pix.Pix2Pix(pix2pix.make_config({{"preset": {preset!r}}}))
+    step = lambda: model.train_step(seen, mask, target).numpy()
+for _ in range(3):
+    step()
+if tf.config.list_physical_devices("GPU"):
+    print(tf.config.experimental.get_memory_info("GPU:0")["peak"])
+else:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def peak_memory() -> Iterator[Row]:
+    """Take three steps in a process of its own: peak memory of the GPU, or of the process."""
+
+    def peak(preset: str, batch: int, plain: bool) -> float:
+        code = PEAK.format(
+            kernel=str(PROJECT / "kernel"),
+            tests=str(PROJECT / "tests"),
+            preset=preset,
+            batch=batch,
+            plain=plain,
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+        return int(done.stdout.split()[-1]) / 1e9
+
+    plain = peak("report", 1, plain=True)
+    for preset, batch in (("report", 1), ("best", 16)):
+        ours = peak(preset, batch, plain=False)
+        yield {
+            "what": f"peak memory, {preset}, batch {batch}",
+            "ours": f"{ours:.2f} GB",
+            "compared with": f"plain transcription, batch 1 {plain:.2f} GB",
+            "ratio": plain / ours,
+        }
+
+
+def sample_data(folder: Path) -> Path:
+    """Make the embedded sample as a dataset in ``folder``."""
+    sys.path.insert(0, str(PROJECT))
+    from tools.datasets import from_sample, make_dataset
+
+    make_dataset(from_sample(seed=1), folder / "data", test_per_class=1, seed=1)
+    return folder / "data"
+
+
+def rate(batches: Iterator[Any], images: int, batch: int = 1) -> float:
+    """Images a second, of so many that what was buffered before does not matter."""
+    for _ in range(images // batch // 10):
+        next(batches)
+    return images / seconds(lambda: [next(batches) for _ in range(images // batch)])
 
 
 def pipeline() -> Iterator[Row]:
-    """Make training examples: decoded once, augmented in batches, holes and fill by products."""
-    for preset in ("report", "best"):
-        config = pix2pix.make_config({"preset": preset})
-        noise = pictures(64)
-        photos = pix2pix.Pictures(noise.photos, noise.boxes, None, noise.masked)
-        count = 600 // config.batch_size
-        batches = iter(pix2pix.training_batches(config, photos, 0, count + 20))
-        for _ in range(10):
-            next(batches)
-        took = seconds(lambda batches=batches, count=count: [next(batches) for _ in range(count)])
-        yield {
-            "what": f"input of {preset}",
-            "ours": f"{count * config.batch_size / took:.0f} img/s",
-            "compared with": "",
-            "ratio": None,
-        }
+    """Bring photos to the step, and prepare them there, against the tutorial's pipeline."""
+    import tensorflow as tf
+
+    sys.path.insert(0, str(PROJECT / "tests"))
+    from tutorial import input_pipeline
+
+    with tempfile.TemporaryDirectory() as folder:
+        data = sample_data(Path(folder))
+        plain = iter(input_pipeline(str(data / "Training_Data/*/Masked_Train/*.jpg")).repeat())
+        theirs = rate(plain, 3000)
+        del plain
+        for preset in ("report", "best"):
+            config = pix2pix.make_config({"preset": preset, "data": str(data)})
+            batch = config.batch_size
+            photos = pix2pix.load_dataset(config).training
+            batches = iter(pix2pix.training_batches(config, photos, 0, 20_000 // batch))
+            held = tf.nest.map_structure(lambda x: x[0], next(batches))
+            ours = rate(batches, 8000, batch)
+            del batches
+
+            @tf.function
+            def prepare(held: Any = held, config: Any = config) -> Any:
+                return pix2pix.training_example(config, *held)
+
+            forever = iter(prepare, None)
+            for what, each in (
+                ("to the step", ours),
+                ("prepared in it", rate(forever, 800, batch)),
+            ):
+                yield {
+                    "what": f"input of {preset}, {what}",
+                    "ours": f"{each:.0f} img/s",
+                    "compared with": f"tutorial's pipeline {theirs:.0f} img/s",
+                    "ratio": each / theirs,
+                }
+
+
+def soak() -> Iterator[Row]:
+    """Train 10,000 steps of a tiny network on photos that are decoded when used."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["--data", sample_data(Path(folder)), "--out", Path(folder) / "run"]
+        words += ["--preset", "best", "--width", 8, "--depth", 1, "--blocks", 1, "--patch", 32]
+        words += ["--batch-size", 1, "--cache", "none", "--steps", 10_000, "--ensemble", 1]
+        script = PROJECT / "kernel" / "pix2pix.py"
+        command = [sys.executable, script, *words, "--log-every", 1000, "--validate-every", 5000]
+        used: dict[int, float] = {}
+        with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True) as run:
+            assert run.stdout is not None
+            for line in run.stdout:
+                if line.startswith("step "):
+                    pages = int(Path(f"/proc/{run.pid}/statm").read_text().split()[1])
+                    used[int(line.split()[1].split("/")[0])] = pages * 4096 / 1e6
+    yield {
+        "what": "memory after 10,000 steps",
+        "ours": f"{used[10_000]:.0f} MB",
+        "compared with": f"after 2,000 steps {used[2000]:.0f} MB",
+        "ratio": used[2000] / used[10_000],
+    }
 
 
 def kills() -> Iterator[Row]:
@@ -201,7 +350,7 @@ def kills() -> Iterator[Row]:
     from tools.datasets import from_sample, make_dataset
 
     with tempfile.TemporaryDirectory() as folder:
-        data, script = Path(folder) / "data", PROJECT / "kernel" / "pix2pix.py"
+        data, script = Path(folder) / "small", PROJECT / "kernel" / "pix2pix.py"
         classes = {label: photos[:6] for label, photos in from_sample(seed=1).items()}
         make_dataset(classes, data, test_per_class=1, seed=1)
         left = kill_often(sys.executable, script, data, Path(folder) / "runs", 20, 400)
@@ -215,7 +364,9 @@ def kills() -> Iterator[Row]:
 
 BENCHMARKS = {
     "step": step,
+    "peak-memory": peak_memory,
     "pipeline": pipeline,
+    "soak": soak,
     "submission": submission,
     "harmonic": harmonic,
     "start-up": start_up,

@@ -118,3 +118,21 @@ class Tutorial:
             zip(gradients, self.discriminator.trainable_variables, strict=True)
         )
         return gen, gan, l1, disc
+
+
+def input_pipeline(pattern):
+    """The tutorial's input: both files of a pair decoded anew each time, one picture a batch."""
+
+    def load(path):
+        other = tf.strings.regex_replace(path, "Masked_Train", "Unmasked_Train")
+        pair = [tf.io.decode_jpeg(tf.io.read_file(p), channels=3) for p in (path, other)]
+        pair = [tf.cast(picture, tf.float32) for picture in pair]
+        nearest = tf.image.ResizeMethod.NEAREST_NEIGHBOR
+        pair = tf.stack([tf.image.resize(picture, [286, 286], nearest) for picture in pair])
+        pair = tf.image.random_crop(pair, [2, 256, 256, 3])
+        if tf.random.uniform(()) > 0.5:
+            pair = tf.image.flip_left_right(pair)
+        return pair[0] / 127.5 - 1, pair[1] / 127.5 - 1
+
+    photos = tf.data.Dataset.list_files(pattern).map(load, tf.data.AUTOTUNE)
+    return photos.shuffle(400).batch(1)
