@@ -462,3 +462,16 @@ def test_a_submission_that_the_settings_or_the_run_speak_against_goes_with_a_war
         "ada/pix2pix v3 did not complete: its submission may be of an unfinished model",
         "ada/pix2pix v3 wrote it with channel_order = bgr; the setting is rgb",
     ]
+
+
+def test_two_terminals_submit_a_file_once(project, server):
+    command = [sys.executable, "-m", "tools", "submit", "--message", "a fill", "fill.csv.gz"]
+    both = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [program.communicate(timeout=120) for program in both]
+    assert [program.returncode for program in both] == [0, 0], said
+    assert len(server.competition.submissions) == 1
+    assert said[0][0] == said[1][0]
+    assert sum("was submitted before, as 50000000" in error for _, error in said) == 1

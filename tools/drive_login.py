@@ -132,7 +132,11 @@ def _flow(client: Path) -> Any:
     try:
         config = json.loads(client.read_text(encoding="utf-8"))
         return InstalledAppFlow.from_client_config({"installed": config["installed"]}, [SCOPE])
-    except (OSError, ValueError, KeyError, TypeError):
+    except OSError as failure:
+        raise UserError(
+            f"{client} cannot be read: {failure.strerror}.", "Name the downloaded JSON file."
+        ) from None
+    except (ValueError, KeyError, TypeError):
         raise UserError(
             f"{client} is not the JSON file of a desktop OAuth client.",
             'Create one of the type "Desktop app" at'

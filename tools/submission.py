@@ -12,9 +12,12 @@ import itertools
 import json
 import shlex
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from tools import console, runs, settings, submission_file
 from tools.errors import DeadlineError, NetworkError, RefusedError, UserError
@@ -155,24 +158,42 @@ class Submitter:
             DeadlineError: it is not scored yet; the same call waits on.
             NetworkError: the upload failed, or Kaggle could not be reached.
         """
-        if self._intent.is_file() and self.settle() is None:
-            console.note("Kaggle does not list what was submitted last, when its answer was lost")
         path = candidate.checked.path
-        found = None if again else self._submitted(candidate.checked.sha256)
-        if found is None:
-            self.require_allowance()
-            return self.wait_for_score(candidate.folder, self._send(candidate))
-        folder, entry = found
+        with self._alone():
+            if self._intent.is_file() and self.settle() is None:
+                console.note(
+                    "Kaggle does not list what was submitted last, when its answer was lost"
+                )
+            found = None if again else self._submitted(candidate.checked.sha256)
+            if found is None:
+                self.require_allowance()
+                folder, entry = candidate.folder, self._send(candidate)
+            else:
+                folder, entry = found
+        before = f"{path} was submitted before, as {entry['ref']}"
         if entry["status"] == "PENDING":
-            console.note(f"{path} was submitted before, as {entry['ref']}: waiting for its score")
+            if found is not None:
+                console.note(f"{before}: waiting for its score")
             return self.wait_for_score(folder, entry)
         if entry["status"] == "ERROR":
             raise self._not_scored(entry)
-        console.note(
-            f"{path} was submitted before, as {entry['ref']}: nothing was sent. "
-            "To submit it once more, add --again"
-        )
+        console.note(f"{before}: nothing was sent. To submit it once more, add --again")
         return entry
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let no other process of this project look and send at the same time."""
+        self._intent.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._intent.with_suffix(".lock"))
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            console.note("another `tools submit` is sending: waiting until it has")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def require_allowance(self) -> int:
         """How many submissions are left today.
