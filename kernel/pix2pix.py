@@ -148,6 +148,8 @@ class Config:
     steps: int = setting(170_000, "Training steps; 0 predicts untrained.", low=0, session=True)
     batch_size: int = setting(1, "Images a step, over all replicas.", low=1)
     learning_rate: float = setting(2e-4, "Of Adam, for both networks.", low=0)
+    rate_batch: int = setting(0, "Batch that learning_rate is meant for; with another one it is "
+        "scaled by the square root of their ratio. 0: it is never scaled.", low=0)
     beta_1: float = setting(0.5, "Adam's decay of the mean gradient.", low=0, high=0.9999)
     beta_2: float = setting(0.999, "Adam's decay of the mean square.", low=0, high=0.999999)
     schedule: str = setting("constant", "Of the learning rate over all steps.",
@@ -246,6 +248,7 @@ BEST: dict[str, Any] = {
     "lambda_l2": 1.0,
     "batch_size": 16,
     "learning_rate": 1e-3,
+    "rate_batch": 16,
     "beta_1": 0.9,
     "beta_2": 0.99,
     "schedule": "cosine",
@@ -1407,7 +1410,9 @@ class Pix2Pix:
 
     def _optimizer(self, network: keras.Model) -> keras.optimizers.Optimizer:
         config = self.config
-        rate: Any = config.learning_rate
+        # For Adam the noise of a step stays the same so (Malladi et al. 2022, arXiv:2205.10287).
+        ratio = config.batch_size / (config.rate_batch or config.batch_size)
+        rate: Any = config.learning_rate * ratio**0.5
         if config.schedule == "cosine":
             rate = keras.optimizers.schedules.CosineDecay(
                 *(0.0 if config.warmup else rate, max(1, config.steps - config.warmup)),

@@ -175,6 +175,15 @@ def test_more_test_pictures_than_a_batch_are_all_written(
     assert json.loads((tmp_path / "run.json").read_text())["submission"]["rows"] == 4 * 33_750
 
 
+@pytest.mark.parametrize(("batch", "rate"), [(16, 1e-3), (64, 2e-3), (4, 5e-4)])
+def test_the_learning_rate_is_scaled_with_the_batch(pix2pix, batch, rate):
+    model = pix2pix.Pix2Pix(
+        small(pix2pix, batch_size=batch, schedule="constant", warmup=0, lambda_gan=0.02)
+    )
+    rates = [float(optimizer.learning_rate) for optimizer in model.optimizers.values()]
+    assert rates == pytest.approx([rate, rate])
+
+
 # Several runs together
 
 
