@@ -2044,59 +2044,109 @@ def clock(seconds: float) -> str:
     return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
 
 
-def train(
-    config: Config, dataset: Dataset, out: Path, stop: Stop, strategy: tf.distribute.Strategy
-) -> tuple[Pix2Pix, Progress]:
-    """Train, or go on training, until the last step or until ``stop``.
-
-    Of the processes of a cluster, all train and only the one that leads writes; they agree on
-    stopping where something is logged.
+class Training:
+    """A training run in its folder: it goes on from the checkpoint that lies there.
 
     The order on resuming: networks are built, then every variable is taken from the checkpoint,
-    then the logs are cut back to its step, then the pipeline starts at that step.
+    then the logs are cut back to its step, then the pipeline starts at that step. Of the processes
+    of a cluster, all train and only the one that leads writes.
 
     Raises:
-        UserError: when a loss is not finite, naming the step.
+        UserError: where the processes of a cluster find different checkpoints.
     """
-    keras.utils.set_random_seed(config.seed)
-    model, progress, leading = Pix2Pix(config, strategy), Progress(), leads(strategy)
-    policy = keras.config.dtype_policy().name
-    say(f"devices sharing a step: {model.replicas}; precision: {policy}")
-    for name in model.optimizers:
-        say(f"{name}: {parameters(model.networks[name])}")
-    say(f"a step: {training_flops(model) / 1e9:.3g} GFLOP an image")
-    checkpoint = out / "checkpoint.npz"
-    if checkpoint.exists():
-        record = read_record(checkpoint)
-        restore(checkpoint, model.variables())
-        progress = Progress(record["step"], record["seconds"], record["best_rmse"])
-        say(f"resumed at step {progress.step} after {clock(progress.seconds)} of training")
-    if model.total(progress.step) != model.replicas * progress.step:
-        raise UserError(f"the workers find different checkpoints: let them share --out {out}.")
-    if dataset.training is None or dataset.validation is None:
-        return model, progress
-    validation, training = dataset.validation, dataset.training
-    logs = Logs(out, progress.step) if leading else None
-    harmonic = evaluate(filler("harmonic"), validation).rmse if leading else 0.0
 
-    def own_batches(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        local = model.replicas // context.num_input_pipelines
+    def __init__(
+        self, config: Config, dataset: Dataset, out: Path, strategy: tf.distribute.Strategy
+    ) -> None:
+        keras.utils.set_random_seed(config.seed)
+        self.config, self.dataset, self.out, self.strategy = config, dataset, out, strategy
+        self.model, self.progress = Pix2Pix(config, strategy), Progress()
+        self.leading = leads(strategy)
+        self.alone = not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        self.checkpoint = out / "checkpoint.npz"
+        self._introduce()
+        if self.checkpoint.exists():
+            self._resume()
+        steps = self.model.total(self.progress.step)
+        if steps != self.model.replicas * self.progress.step:
+            raise UserError(f"the workers find different checkpoints: let them share --out {out}.")
+
+    def _introduce(self) -> None:
+        policy = keras.config.dtype_policy().name
+        say(f"devices sharing a step: {self.model.replicas}; precision: {policy}")
+        for name in self.model.optimizers:
+            say(f"{name}: {parameters(self.model.networks[name])}")
+        say(f"a step: {training_flops(self.model) / 1e9:.3g} GFLOP an image")
+
+    def _resume(self) -> None:
+        record = read_record(self.checkpoint)
+        restore(self.checkpoint, self.model.variables())
+        self.progress = Progress(record["step"], record["seconds"], record["best_rmse"])
+        seconds = clock(self.progress.seconds)
+        say(f"resumed at step {self.progress.step} after {seconds} of training")
+
+    def run(self, stop: Stop) -> None:
+        """Train until the last step or until ``stop``; a cluster agrees on stopping when it logs.
+
+        Raises:
+            UserError: when a loss is not finite, naming the step.
+        """
+        config, progress = self.config, self.progress
+        if self.dataset.training is None or self.dataset.validation is None:
+            return
+        if self.leading:
+            self.logs = Logs(self.out, progress.step)
+            self.harmonic = evaluate(filler("harmonic"), self.dataset.validation).rmse
+        batches = iter(self.strategy.distribute_datasets_from_function(self._batches))
+        self.began = time.monotonic() - progress.seconds
+        train_steps = self.model.train_steps
+        train_steps.get_concrete_function(*batches.element_spec)  # so that no step times it
+        self.interval, trace = Interval(config), Trace(config, self.out, progress.step)
+        stopping = self.model.total(bool(stop)) > 0
+        for _, done in calls(config, progress.step, config.steps):
+            if stopping:
+                break
+            trace.before(progress.step)
+            self.interval.add(train_steps(*self.interval.timed(batches)))
+            progress.step = done
+            last = done == config.steps
+            validating = last or done % config.validate_every == 0
+            logging = validating or done % config.log_every == 0
+            if self.alone or logging:
+                stopping = bool(stop) if self.alone else self.model.total(bool(stop)) > 0
+            saving = last or stopping or done % config.checkpoint_every == 0
+            if logging or saving:
+                self._log()
+            if self.leading and validating:
+                self._validate()
+            if self.leading and saving:
+                self._save()
+            if validating or saving:
+                self.interval = Interval(config)
+        trace.close()
+        if progress.step < config.steps:
+            why = stop.reason or "another worker"
+            say(f"stopped at step {progress.step} by {why}; the same command goes on from here")
+        if self.leading and progress.best_rmse == math.inf:
+            self._validate()
+
+    def _batches(self, context: tf.distribute.InputContext) -> tf.data.Dataset:
+        """Examples of this process's replicas."""
+        assert self.dataset.training is not None
+        replicas, steps = self.model.replicas, (self.progress.step, self.config.steps)
+        local = replicas // context.num_input_pipelines
         mine = range(local * context.input_pipeline_id, local * (context.input_pipeline_id + 1))
-        return training_batches(config, training, progress.step, config.steps, model.replicas, mine)
+        return training_batches(self.config, self.dataset.training, *steps, replicas, mine)
 
-    batches = iter(model.strategy.distribute_datasets_from_function(own_batches))
-    began = time.monotonic() - progress.seconds
-    model.train_steps.get_concrete_function(*batches.element_spec)  # so that no step times it
-    interval = Interval(config)
-
-    def log() -> None:
-        progress.seconds = time.monotonic() - began
-        losses, speed, share = interval.close()  # the only place where the device is waited for
-        check_finite(losses, progress.step, checkpoint)
-        if logs is None:
+    def _log(self) -> None:
+        config, progress = self.config, self.progress
+        progress.seconds = time.monotonic() - self.began
+        losses, speed, share = self.interval.close()  # the only place that waits for the device
+        check_finite(losses, progress.step, self.checkpoint)
+        if not self.leading:
             return
         means = losses.mean(0)
-        logs.training(progress.step, means, speed, share)
+        self.logs.training(progress.step, means, speed, share)
         left = (config.steps - progress.step) * config.batch_size / speed
         shown = " | ".join(f"{name} {mean:.4g}" for name, mean in zip(LOSSES, means, strict=True))
         say(
@@ -2104,58 +2154,25 @@ def train(
             f"input {share:.1%} | eta {clock(left)}"
         )
 
-    def validate() -> None:
-        if logs is None:
-            return
-        # One pass: the ensemble would take as long as many steps, and gains the same each time.
-        score = evaluate(functools.partial(fill_with_model, model, ensemble=1), validation)
-        rmse, filled = score.rmse, score.filled
-        ratio = rmse / harmonic
-        logs.record(progress.step, {"validation_rmse": rmse, "validation_ratio": ratio})
+    def _validate(self) -> None:
+        """Score in one pass: the ensemble would take long, and gains the same each time."""
+        progress, validation = self.progress, self.dataset.validation
+        assert validation is not None
+        score = evaluate(functools.partial(fill_with_model, self.model, ensemble=1), validation)
+        rmse, ratio = score.rmse, score.rmse / self.harmonic
+        self.logs.record(progress.step, {"validation_rmse": rmse, "validation_ratio": ratio})
         say(f"validation at step {progress.step}: rmse {rmse:.4f} | ratio {ratio:.3f}")
         if rmse < progress.best_rmse:
             progress.best_rmse = rmse
-            save_arrays(
-                out / "best.npz", model.state(model.predictor), dataclasses.asdict(progress)
-            )
-        draw_predictions(out / "predictions.png", sample_rows(validation, filled, 8))
-        logs.picture(progress.step, out / "predictions.png")
+            best = self.model.state(self.model.predictor)
+            save_arrays(self.out / "best.npz", best, dataclasses.asdict(progress))
+        picture = self.out / "predictions.png"
+        draw_predictions(picture, sample_rows(validation, score.filled, 8))
+        self.logs.picture(progress.step, picture)
 
-    def save() -> None:
-        if not leading:
-            return
-        about = dataclasses.asdict(progress) | {"config": dataclasses.asdict(config)}
-        save_arrays(checkpoint, model.state(), about)
-
-    trace = Trace(config, out, progress.step)
-    alone = not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-    stopping = model.total(bool(stop)) > 0
-    for _, done in calls(config, progress.step, config.steps):
-        if stopping:
-            break
-        trace.before(progress.step)
-        interval.add(model.train_steps(*interval.timed(batches)))
-        progress.step = done
-        last = progress.step == config.steps
-        validating = last or progress.step % config.validate_every == 0
-        logging = last or validating or progress.step % config.log_every == 0
-        stopping = bool(stop) if alone else logging and model.total(bool(stop)) > 0
-        saving = last or stopping or progress.step % config.checkpoint_every == 0
-        if logging or saving:
-            log()
-        if validating:
-            validate()
-        if saving:
-            save()
-        if validating or saving:
-            interval = Interval(config)
-    trace.close()
-    if progress.step < config.steps:
-        why = stop.reason or "another worker"
-        say(f"stopped at step {progress.step} by {why}; the same command goes on from here")
-    if progress.best_rmse == math.inf:
-        validate()
-    return model, progress
+    def _save(self) -> None:
+        about = dataclasses.asdict(self.progress) | {"config": dataclasses.asdict(self.config)}
+        save_arrays(self.checkpoint, self.model.state(), about)
 
 
 class Trace:
@@ -2368,7 +2385,9 @@ def run_session(config: Config, stop: Stop) -> None:
     if config.predictor == "average":
         models = load_members(config)
     if config.predictor == "model":
-        model, progress = train(config, dataset, out, stop, strategy)
+        training = Training(config, dataset, out, strategy)
+        training.run(stop)
+        model, progress = training.model, training.progress
         models = [model]
         if not leads(strategy):
             say("this worker is done; the one that leads predicts and writes")

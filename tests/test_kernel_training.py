@@ -145,7 +145,7 @@ def test_the_losses_are_the_reports(pix2pix):
 @pytest.fixture(scope="module")
 def finished(pix2pix, sample, tmp_path_factory):
     """A finished run of six steps."""
-    out = tmp_path_factory.mktemp("finished")
+    out = tmp_path_factory.mktemp("finished") / "run"
     settings = {"width": 2, "log_every": 1, "validation_per_class": 1, "noise": 0.0, "steps": 6}
     pix2pix.run(pix2pix.make_config(settings | {"data": str(sample), "out": str(out)}))
     return out
