@@ -37,6 +37,24 @@ def test_settings_are_combined_in_order():
     assert sweep.variants([]) == [{}]
 
 
+def test_a_change_is_made_to_the_first_variant_alone_and_names_only_what_differs():
+    base = {"width": "8", "prefill": "true"}
+    others = sweep.changed(base, ["prefill=false", "preset=report width=4"])
+    assert others == [
+        {"width": "8", "prefill": "false"},
+        {"width": "4", "prefill": "true", "preset": "report"},
+    ]
+    assert sweep.shared([base, others[0]]) == {"width": "8"}
+    assert sweep.shared([base, *others]) == {}
+    assert sweep.shared([base]) == {}
+
+
+@pytest.mark.parametrize("text", ["", "prefill", "prefill=", "a=1 b"])
+def test_a_change_of_another_form_is_refused(text):
+    with pytest.raises(UserError, match="name=value"):
+        sweep.changed({}, [text])
+
+
 @pytest.mark.parametrize("text", ["width", "width=", "width=8,", "wi dth=3"])
 def test_a_setting_of_another_form_is_refused(text):
     with pytest.raises(UserError, match="name=a,b"):

@@ -105,6 +105,10 @@ def sweep(
         list[str] | None,
         typer.Option("--set", help="Values of a setting, name=a,b; all combinations are run."),
     ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(help="One more variant: the first with this changed, name=value."),
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="A dataset.", show_default="the embedded sample")
     ] = None,
@@ -121,7 +125,7 @@ def sweep(
     """
     from tools.sweep import run_sweep
 
-    run_sweep(data, set_ or [], seeds, budget, limit, name, json)
+    run_sweep(data, set_ or [], change or [], seeds, budget, limit, name, json)
 
 
 KEEPS = "gs://bucket/prefix or drive:FOLDER_ID/path, with {slug} and {version}; may be repeated."

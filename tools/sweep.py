@@ -61,9 +61,33 @@ def variants(assignments: Sequence[str]) -> list[dict[str, str]]:
     return [dict(combination) for combination in itertools.product(*axes)]
 
 
+def changed(variant: dict[str, str], changes: Sequence[str]) -> list[dict[str, str]]:
+    """Change a variant in one way at a time; a change is ``name=value``, or several with spaces.
+
+    Raises:
+        UserError: for a text of another form.
+    """
+    others = []
+    for text in changes:
+        pairs = [part.partition("=") for part in text.split()]
+        if not pairs or any(not (name.isidentifier() and value) for name, _, value in pairs):
+            raise UserError(
+                f"--change {text!r} is not name=value.", "For example: --change prefill=false"
+            )
+        others.append(variant | {name: value for name, _, value in pairs})
+    return others
+
+
 def spell(variant: dict[str, str]) -> str:
     """Name a variant by its settings."""
-    return " ".join(f"{name}={value}" for name, value in variant.items()) or "preset"
+    return " ".join(f"{name}={value}" for name, value in variant.items()) or "unchanged"
+
+
+def shared(variants: Sequence[dict[str, str]]) -> dict[str, str]:
+    """Settings that all of several variants have in common; none of a single one's."""
+    first, *others = variants
+    both = (item for item in first.items() if all(item in v.items() for v in others))
+    return dict(both) if others else {}
 
 
 def folder_of(variant: dict[str, str], seed: int) -> str:
@@ -143,6 +167,7 @@ def draw(curves: dict[str, list[list[tuple[int, float]]]], path: Path) -> None:
 def run_sweep(
     data: Path | None,
     assignments: Sequence[str],
+    changes: Sequence[str],
     seeds: int,
     budget: str,
     limit: int,
@@ -156,6 +181,8 @@ def run_sweep(
         RunFailedError: where a run fails in another way; the others are kept.
     """
     allowance, combinations = Budget.parse(budget), variants(assignments)
+    combinations += changed(combinations[0], changes)
+    common = shared(combinations)
     if not SCRIPT.is_file():
         raise UserError(f"{SCRIPT} is not here.", "Run the command in the project's folder.")
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
@@ -166,6 +193,7 @@ def run_sweep(
     rows, curves = [], {}
     for variant in combinations:
         results, lines = [], []
+        named = spell({k: v for k, v in variant.items() if k not in common})
         for seed in range(seeds):
             out = base / folder_of(variant, seed)
             settings: dict[str, Any] = {"preset": "best", "data": str(data), "limit": limit}
@@ -182,10 +210,11 @@ def run_sweep(
                 raise UserError(f"{out} was stopped.", "The same command goes on from there.")
             results.append(result)
             lines.append(curve(out, result["config"]["batch_size"]))
-        rows.append(summarise(spell(variant), results))
-        curves[spell(variant)] = lines
+        rows.append(summarise(named, results))
+        curves[named] = lines
         draw(curves, base / "sweep.png")
-    table = {"budget": budget, "data": str(data), "device": results[0]["device"], "rows": rows}
+    table = {"budget": budget, "data": str(data), "settings": common, "rows": rows}
+    table |= {"device": results[0]["device"]}
     (base / "sweep.json").write_text(json.dumps(table, indent=2), encoding="utf-8")
     if json_:
         console.print_json(table)
@@ -205,6 +234,8 @@ def run_sweep(
             for row in rows
         ],
     )
+    if common:
+        console.note(f"all with {spell(common)}")
     console.note(f"plot: {base / 'sweep.png'}")
 
 
