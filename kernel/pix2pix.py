@@ -2455,6 +2455,29 @@ def run_session(config: Config, stop: Stop) -> None:
     say(f"{result['status']} after {clock(result['seconds'])}; everything is in {out}")
 
 
+LOST_WORKER = (  # what the others of a cluster get, by the moment at which one is lost
+    *(tf.errors.UnavailableError, tf.errors.AbortedError),
+    *(tf.errors.CancelledError, tf.errors.InternalError),
+)
+
+
+def in_one_line(failure: tf.errors.OpError) -> str:
+    """Spell a failure inside TensorFlow that the user can mend; nothing for any other."""
+    first = re.sub(r"\{\{.*?\}\} ?", "", failure.message).splitlines()[0]
+    if told := re.search(r"^(?:\w+\.)?UserError: (.+)$", failure.message, re.MULTILINE):
+        return told[1]  # raised while input was read
+    if isinstance(failure, tf.errors.ResourceExhaustedError):
+        if "No space left" in failure.message:
+            return "the disk is full: make room; the last checkpoint is whole."
+        return "out of memory: lower batch_size or width; the last checkpoint is whole."
+    if cluster_size() > 1 and isinstance(failure, LOST_WORKER):
+        return (
+            f"a worker of the cluster is gone ({first}): start all of them again; training goes "
+            "on from the last checkpoint."
+        )
+    return first if "gs://" in first else ""
+
+
 def main() -> None:
     """Run with the settings of the preset, ``OVERRIDES`` and the command line, in this order."""
     arguments = [] if "ipykernel" in sys.modules else sys.argv[1:]
@@ -2469,26 +2492,11 @@ def main() -> None:
         sys.exit(f"error: {failure}")
     except OSError as failure:
         sys.exit(f"error: {failure.filename or 'input or output'}: {failure.strerror or failure}.")
-    except (tf.errors.UnavailableError, tf.errors.AbortedError) as failure:
-        first = re.sub(r"\{\{.*?\}\} ?", "", failure.message).splitlines()[0]
-        sys.exit(
-            f"error: a worker of the cluster is gone ({first}): start all of them again; training "
-            "goes on from the last checkpoint."
-        )
-    except tf.errors.ResourceExhaustedError as failure:
-        disk = "No space left" in failure.message
-        sys.exit(
-            "error: the disk is full: make room; the last checkpoint is whole."
-            if disk
-            else "error: out of memory: lower batch_size or width; the last checkpoint is whole."
-        )
     except tf.errors.OpError as failure:
-        told = re.search(
-            r"^(?:\w+\.)?UserError: (.+)$", failure.message, re.MULTILINE
-        )  # while reading input
-        if told is None and "gs://" not in failure.message:
+        line = in_one_line(failure)
+        if not line:
             raise
-        sys.exit(f"error: {told[1] if told else ' '.join(failure.message.split())}")
+        sys.exit(f"error: {line}")
 
 
 if __name__ == "__main__":
