@@ -257,7 +257,6 @@ BEST: dict[str, Any] = {
     "ema": 0.999,
     "predict_in_training_mode": False,
     "precision": "auto",
-    "export": "last",
     "ensemble": 8,
 }
 # For people who look at pictures: sharp textures cost RMSE.
@@ -945,7 +944,7 @@ def apply_symmetry(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Turn each image and its boxes by its own symmetry, bool [n, 3]."""
     transpose, rows, columns = (symmetry[:, i] for i in range(3))
-    which = tf.tensordot(tf.cast(symmetry, tf.int32), [4, 2, 1], 1)
+    which = tf.reduce_sum(tf.cast(symmetry, tf.int32) * [4, 2, 1], 1)
     source = tf.gather(turned_pixels(), which)
     flat = tf.reshape(images, [-1, SIDE * SIDE, images.shape[-1]])
     images = tf.reshape(tf.gather(flat, source, batch_dims=1), tf.shape(images))
@@ -1036,8 +1035,8 @@ def training_example(
     if config.flip:
         columns = tf.not_equal(symmetry[:, 2], drawn["mirror"])
         symmetry = tf.concat([symmetry[:, :2], columns[:, None]], 1)
-    images, boxes = apply_symmetry(images, boxes, symmetry)
     images = tf.cast(images, tf.float32) / 255
+    images, boxes = apply_symmetry(images, boxes, symmetry)
     if config.jitter > SIDE:
         images, boxes = jittered(images, boxes, config.jitter, drawn["corner"])
     if config.holes == "random":
