@@ -14,6 +14,7 @@ TINY = ("--preset", "best", "--width", "8", "--blocks", "1", "--batch-size", "2"
 
 def small(pix2pix, **settings):
     tiny = {"preset": "best", "width": 8, "blocks": 1, "depth": 2, "batch_size": 2, "steps": 10}
+    tiny["rate_batch"] = 0  # learning rates as they are given
     return pix2pix.make_config(tiny | settings)
 
 
@@ -178,7 +179,9 @@ def test_more_test_pictures_than_a_batch_are_all_written(
 @pytest.mark.parametrize(("batch", "rate"), [(16, 1e-3), (64, 2e-3), (4, 5e-4)])
 def test_the_learning_rate_is_scaled_with_the_batch(pix2pix, batch, rate):
     model = pix2pix.Pix2Pix(
-        small(pix2pix, batch_size=batch, schedule="constant", warmup=0, lambda_gan=0.02)
+        small(
+            pix2pix, batch_size=batch, rate_batch=16, schedule="constant", warmup=0, lambda_gan=0.02
+        )
     )
     rates = [float(optimizer.learning_rate) for optimizer in model.optimizers.values()]
     assert rates == pytest.approx([rate, rate])

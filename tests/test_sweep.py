@@ -70,18 +70,23 @@ def test_a_budget_is_steps_or_minutes():
 
 
 def test_it_tables_every_variant_over_its_seeds_and_runs_nothing_twice(python, sample, workplace):
-    words = command(python, sample, "--set", "width=8", "--seeds", 2, "--budget", 3, "--json")
+    change = ("--change", "residual=false width=16")
+    words = command(
+        python, sample, "--set", "width=8", *change, "--seeds", 2, "--budget", 3, "--json"
+    )
     first = subprocess.run(words, capture_output=True, text=True, cwd=workplace)
     assert first.returncode == 0, first.stderr
     table = json.loads(first.stdout)
-    [row] = table["rows"]
-    assert row["variant"].endswith("width=8")
+    row, other = table["rows"]
+    assert (row["variant"], other["variant"]) == ("width=8", "width=16 residual=false")
+    assert table["settings"]["depth"] == "1"
+    assert other["ratio"] > 1.01 and other["parameters"] > row["parameters"]
     assert (row["images"], row["seeds"]) == (6, 2)
     assert 0.9 < row["ratio"] < 1.1 and row["deviation"] > 0 and row["parameters"] > 1000
     base = workplace / "runs" / "sweep" / "latest"
     assert (base / "sweep.png").stat().st_size > 10_000
     records = {path: path.stat().st_mtime_ns for path in base.glob("*/run.json")}
-    assert len(records) == 2
+    assert len(records) == 4
     second = subprocess.run(words, capture_output=True, text=True, cwd=workplace)
     assert json.loads(second.stdout)["rows"] == table["rows"]
     assert {path: path.stat().st_mtime_ns for path in base.glob("*/run.json")} == records

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tools import console, datasets
-from tools.dry_run import SCRIPT, run_kernel
+from tools.dry_run import SCRIPT, parse_settings, run_kernel
 from tools.errors import UserError
 
 FOLDER = Path("runs/sweep")
@@ -197,7 +197,7 @@ def run_sweep(
         for seed in range(seeds):
             out = base / folder_of(variant, seed)
             settings: dict[str, Any] = {"preset": "best", "data": str(data), "limit": limit}
-            settings |= variant | {"seed": seed}
+            settings |= parse_settings([f"{k}={v}" for k, v in variant.items()]) | {"seed": seed}
             steps = steps_for(allowance, settings, out)
             every = max(1, steps // 10)
             settings |= {"steps": steps, "out": str(out), "checkpoint_every": every}
