@@ -1342,10 +1342,15 @@ def check_share(config: Config, devices: int) -> None:
 DEFAULT_STRATEGY = tf.distribute.get_strategy()
 
 
+def is_cluster(strategy: tf.distribute.Strategy) -> bool:
+    """Whether several processes share the training."""
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
 def leads(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process is the one that writes, of those that share the training."""
     cluster = strategy.cluster_resolver
-    return not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) or (
+    return not is_cluster(strategy) or (
         cluster.task_type == "chief"
         or (cluster.task_id == 0 and "chief" not in cluster.cluster_spec().jobs)
     )
@@ -2061,7 +2066,7 @@ class Training:
         self.config, self.dataset, self.out, self.strategy = config, dataset, out, strategy
         self.model, self.progress = Pix2Pix(config, strategy), Progress()
         self.leading = leads(strategy)
-        self.alone = not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        self.alone = not is_cluster(strategy)
         self.checkpoint = out / "checkpoint.npz"
         self._introduce()
         if self.checkpoint.exists():

@@ -167,10 +167,10 @@ def step() -> Iterator[Row]:
     sys.path.insert(0, str(PROJECT / "tests"))
     from tutorial import Tutorial
 
-    rate = matmul_rate()
+    peak = matmul_rate()
     yield {
         "what": "float32 matrix product",
-        "ours": f"{rate / 1e9:.0f} GFLOP/s",
+        "ours": f"{peak / 1e9:.0f} GFLOP/s",
         "compared with": "",
         "ratio": None,
     }
@@ -193,8 +193,8 @@ def step() -> Iterator[Row]:
     }
     yield {
         "what": "report, share of the product's rate",
-        "ours": f"{pix2pix.training_flops(model) / took / rate:.0%}",
-        "compared with": f"plain transcription {pix2pix.training_flops(model) / other / rate:.0%}",
+        "ours": f"{pix2pix.training_flops(model) / took / peak:.0%}",
+        "compared with": f"plain transcription {pix2pix.training_flops(model) / other / peak:.0%}",
         "ratio": None,
     }
     yield {
@@ -210,7 +210,7 @@ def step() -> Iterator[Row]:
         took, other, ratio = in_turn(
             lambda best=best, many=many: best.train_step(*many).numpy(), theirs, 5
         )
-        share = pix2pix.training_flops(best) * config.batch_size / took / rate
+        share = pix2pix.training_flops(best) * config.batch_size / took / peak
         kind = pix2pix.precision_policy(config)
         yield {
             "what": f"best, batch {config.batch_size}, {kind}",
@@ -266,12 +266,13 @@ def peak_memory() -> Iterator[Row]:
         }
 
 
-def sample_data(folder: Path) -> Path:
-    """Make the embedded sample as a dataset in ``folder``."""
+def sample_data(folder: Path, most: int | None = None) -> Path:
+    """Make a dataset in ``folder`` of the embedded sample, or of its first pictures a class."""
     sys.path.insert(0, str(PROJECT))
     from tools.datasets import from_sample, make_dataset
 
-    make_dataset(from_sample(seed=1), folder / "data", test_per_class=1, seed=1)
+    classes = {label: photos[:most] for label, photos in from_sample(seed=1).items()}
+    make_dataset(classes, folder / "data", test_per_class=1, seed=1)
     return folder / "data"
 
 
@@ -348,12 +349,8 @@ def kills() -> Iterator[Row]:
     sys.path[:0] = [str(PROJECT), str(PROJECT / "tests")]
     from killing import kill_often
 
-    from tools.datasets import from_sample, make_dataset
-
     with tempfile.TemporaryDirectory() as folder:
-        data, script = Path(folder) / "small", PROJECT / "kernel" / "pix2pix.py"
-        classes = {label: photos[:6] for label, photos in from_sample(seed=1).items()}
-        make_dataset(classes, data, test_per_class=1, seed=1)
+        data, script = sample_data(Path(folder), most=6), PROJECT / "kernel" / "pix2pix.py"
         left = kill_often(sys.executable, script, data, Path(folder) / "runs", 20, 400)
     yield {
         "what": f"run killed {left.kills} times",
