@@ -49,7 +49,7 @@ import h5py  # noqa: E402
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
-from PIL import Image  # noqa: E402
+from PIL import Image, JpegImagePlugin  # noqa: E402
 
 SIDE = 256  # of a photo, px
 HOLE = 75  # side of a hole, px
@@ -120,6 +120,8 @@ class Config:
         "at every step.", choices=("csv", "random"))
     hole_pairs: int = setting(1, "Pairs of random holes a training picture; the second lies apart "
         "from the first, so that each pass teaches more.", choices=(1, 2))
+    jpeg: bool = setting(False, "Train with holes whose surroundings are disturbed as those of the "
+        "masked files are, which were saved as JPEG after the holes were cut.")
     cache: str = setting("auto", "Where decoded training photos are kept; none: each is decoded "
         "when it is used. auto takes the first of memory and disk of which half of what is free "
         "will do.", choices=("auto", "memory", "disk", "none"), session=True)
@@ -147,7 +149,9 @@ class Config:
     # Optimisation
     steps: int = setting(170_000, "Training steps; 0 predicts untrained.", low=0, session=True)
     batch_size: int = setting(1, "Images a step, over all replicas.", low=1)
-    learning_rate: float = setting(2e-4, "Of Adam, for both networks.", low=0)
+    optimizer: str = setting("adam", "Of the generator; the discriminator's is always Adam.",
+        choices=("adam", "muon"))
+    learning_rate: float = setting(2e-4, "Of both networks.", low=0)
     rate_batch: int = setting(0, "Batch that learning_rate is meant for; with another one it is "
         "scaled by the square root of their ratio. 0: it is never scaled.", low=0)
     beta_1: float = setting(0.5, "Adam's decay of the mean gradient.", low=0, high=0.9999)
@@ -236,6 +240,7 @@ BEST: dict[str, Any] = {
     "noise": 0.0,
     "holes": "random",
     "hole_pairs": 2,
+    "jpeg": True,
     "prefill": True,
     "mask_input": True,
     "residual": True,
@@ -247,7 +252,8 @@ BEST: dict[str, Any] = {
     "lambda_l1": 0.0,
     "lambda_l2": 1.0,
     "batch_size": 16,
-    "learning_rate": 1e-3,
+    "optimizer": "muon",
+    "learning_rate": 3e-3,
     "rate_batch": 16,
     "beta_1": 0.9,
     "beta_2": 0.99,
@@ -559,6 +565,33 @@ def decode(path: Path) -> np.ndarray:
         raise ValueError(f"can't be decoded ({failure})") from failure
 
 
+class MaskedFiles:
+    """Makes of photos and holes what a masked file would hold.
+
+    The files were saved as JPEG with black holes, which bleed into the pixels around them: by 7 of
+    255 at the edge where quality was 95, mostly in colour, which has half the resolution. Photos
+    are saved as ``like`` was; any other format is taken to keep every pixel.
+    """
+
+    def __init__(self, like: Path) -> None:
+        with Image.open(io.BytesIO(like.read_bytes())) as image:
+            self.saved: dict[str, Any] = {"qtables": getattr(image, "quantization", None)}
+            if self.saved["qtables"]:
+                self.saved["subsampling"] = JpegImagePlugin.get_sampling(image)
+
+    def __call__(self, photos: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        """Cut ``boxes`` [n, boxes, 2] out of uint8 [n, 256, 256, 3] and disturb the rest."""
+        photos = photos.copy()
+        for photo, corners in zip(photos, boxes, strict=True):
+            for top, left in corners:
+                photo[top : top + HOLE, left : left + HOLE] = 0
+            if self.saved["qtables"]:
+                file = io.BytesIO()
+                Image.fromarray(photo).save(file, "JPEG", **self.saved)
+                photo[:] = Image.open(file)
+        return photos
+
+
 def free_memory() -> int:
     """Memory that is free for use, bytes."""
     try:
@@ -784,12 +817,12 @@ def crop_holes(images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
 
 
 def paste_holes(images: tf.Tensor, boxes: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-    """Replace the holes of ``images`` by ``values`` [n, 2, 75, 75, c]; box 2 wins an overlap."""
+    """Replace the holes by ``values`` [n, boxes, 75, 75, c]; the second of a pair wins."""
     pixels = hole_pixels(boxes)
     image = tf.range(tf.shape(boxes)[0])[:, None, None, None, None]
     where = tf.concat([tf.broadcast_to(image, tf.shape(pixels[..., :1])), pixels], -1)
-    for box in (0, 1):
-        images = tf.tensor_scatter_nd_update(images, where[:, box], values[:, box])
+    for turn in (0, 1):
+        images = tf.tensor_scatter_nd_update(images, where[:, turn::2], values[:, turn::2])
     return images
 
 
@@ -839,26 +872,26 @@ def ring_operator() -> tf.Tensor:
 def harmonic_fill(images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
     """Fill the holes of float32 [n, 256, 256, 3] with the solution of Laplace's equation.
 
-    Pairs of holes do not touch, and are filled in turn.
+    The pixels around a hole are the boundary values; the image's edge reflects.
     """
-    for pair in range(0, boxes.shape[1], 2):
-        images = _fill_pair(images, boxes[:, pair : pair + 2])
-    return images
+    ring_at = boxes[:, :, None, :] + ring_offsets()  # [n, boxes, 300, 2]
+    inside = tf.reduce_all((ring_at >= 0) & (ring_at < SIDE), -1, keepdims=True)
+    ring = tf.gather_nd(images, tf.clip_by_value(ring_at, 0, SIDE - 1), batch_dims=1)
+    ring = tf.where(inside, ring, 0.0)
+    filled = fill_pairs(tf.reshape(boxes, [-1, 2, 2]), tf.reshape(ring, [-1, 2, 4 * HOLE, 3]))
+    return paste_holes(images, boxes, tf.reshape(filled, [-1, boxes.shape[1], HOLE, HOLE, 3]))
 
 
-def _fill_pair(images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
-    """Fill one pair of holes, which may overlap.
+def fill_pairs(boxes: tf.Tensor, ring: tf.Tensor) -> tf.Tensor:
+    """Fill pairs of holes from the values around them, [n, 2, 300, 3]: [n, 2, 75, 75, 3].
 
-    The pixels around a hole are the boundary values; the image's edge reflects. A hole is a square,
-    so the equation is diagonal in the eigenvectors of the second difference and a fill is four
-    75x75 matrix products. Where holes overlap or touch, the ring pixels of one that lie in the
-    other are unknown: they solve a 300x300 system, so that the union is filled exactly.
-    Source: the fast Poisson solver by diagonalisation (Lynch, Rice and Thomas 1964,
+    A hole is a square, so the equation is diagonal in the eigenvectors of the second difference and
+    a fill is four 75x75 matrix products. Where the two overlap or touch, the ring pixels of one
+    that lie in the other are unknown: they solve a 300x300 system, so that the union is filled
+    exactly. Source: the fast Poisson solver by diagonalisation (Lynch, Rice and Thomas 1964,
     doi:10.1007/BF01386067).
     """
-    ring_at = boxes[:, :, None, :] + ring_offsets()  # [n, 2, 300, 2]
-    ring = tf.gather_nd(tf.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]]), ring_at + 1, batch_dims=1)
-    in_other = ring_at - boxes[:, ::-1, None, :]
+    in_other = boxes[:, :, None, :] + ring_offsets() - boxes[:, ::-1, None, :]
     unknown = tf.reduce_all((in_other >= 0) & (in_other < HOLE), -1)  # [n, 2, 300]
     ring = tf.where(unknown[..., None], 0.0, ring)
     case = tf.where(boxes == 0, 1, tf.where(boxes == LAST, 2, 0))  # [n, 2, axis]
@@ -891,7 +924,7 @@ def _fill_pair(images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
     modes = tf.matmul(tf.matmul(vy, source, transpose_a=True), vx)
     modes /= (wy[..., :, None] + wx[..., None, :])[:, :, None]
     filled = tf.matmul(tf.matmul(vy, modes), vx, transpose_b=True)
-    return paste_holes(images, boxes, tf.transpose(filled, [0, 1, 3, 4, 2]))
+    return tf.transpose(filled, [0, 1, 3, 4, 2])
 
 
 def _shared_ring(
@@ -1027,7 +1060,9 @@ def training_example(
     symmetry: tf.Tensor,
     drawn: Mapping[str, tf.Tensor],
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Make one step's input, mask and target, float32 [n, 256, 256, c], from clean uint8 photos.
+    """Make one step's input, mask and target, float32 [n, 256, 256, c], from uint8 photos.
+
+    These have six channels where what the masked files would hold differs from the clean photos.
 
     This is part of the step, and so done where the networks are: a GPU gets bytes, and fills and
     turns whole batches.
@@ -1039,9 +1074,7 @@ def training_example(
     images, boxes = apply_symmetry(images, boxes, symmetry)
     if config.jitter > SIDE:
         images, boxes = jittered(images, boxes, config.jitter, drawn["corner"])
-    if config.holes == "random":
-        boxes = drawn["boxes"]
-    seen = images
+    images, seen = images[..., :3], images[..., -3:]
     if config.noise:
         noise = tf.map_fn(draw_noise, drawn["noise"], fn_output_signature=tf.float32)
         seen = tf.clip_by_value(seen + config.noise * noise, 0, 1)
@@ -1076,6 +1109,7 @@ def training_batches(
     count, clean = len(pictures.photos), pictures.clean
     assert clean is not None
     boxes, size = tf.constant(pictures.boxes), config.batch_size // replicas
+    masked_files = MaskedFiles(pictures.photos[0].masked) if config.jpeg else None
     draw = functools.partial(draw_example, config, count * len(symmetries))
     one = draw(tf.constant(0, tf.int64))
     signature = {name: tf.TensorSpec(value.shape, value.dtype) for name, value in one.items()}
@@ -1085,15 +1119,24 @@ def training_batches(
         for replica in mine or range(replicas)
     ]
 
+    def read(index: np.ndarray, holes: np.ndarray) -> np.ndarray:
+        photos = clean[index]
+        if not masked_files:
+            return photos
+        return np.concatenate([photos, masked_files(photos, holes)], -1)
+
     def examples(part: tf.Tensor) -> Any:
         images = tf.range(part[0], part[1])[:, None] * config.batch_size + part[2] * size
         positions = tf.reshape(images + tf.range(size, dtype=tf.int64), [-1])
         drawn = tf.map_fn(draw, positions, fn_output_signature=signature)
         place = drawn.pop("place")
         index = place % count
-        photos = tf.numpy_function(lambda i: clean[i], [index], tf.uint8, stateful=False)
-        photos = tf.ensure_shape(photos, [None, SIDE, SIDE, 3])
-        flat = (photos, tf.gather(boxes, index), tf.gather(symmetries, place // count), drawn)
+        holes = drawn.pop("boxes")
+        if config.holes == "csv":
+            holes = tf.gather(boxes, index)
+        photos = tf.numpy_function(read, [index, holes], tf.uint8, stateful=False)
+        photos = tf.ensure_shape(photos, [None, SIDE, SIDE, 6 if config.jpeg else 3])
+        flat = (photos, holes, tf.gather(symmetries, place // count), drawn)
         steps = part[1] - part[0]
         return tf.nest.map_structure(lambda x: tf.reshape(x, [steps, size, *x.shape[1:]]), flat)
 
@@ -1380,6 +1423,63 @@ class FusedAdam(keras.optimizers.Adam):
         )
 
 
+def orthogonal(matrix: tf.Tensor) -> tf.Tensor:
+    """Bring all singular values of a float32 matrix near 1, between 0.7 and 1.2.
+
+    Five Newton-Schulz steps with Jordan's coefficients; they run on the smaller square X X^T, which
+    spares more than half of the work where X is long.
+    """
+    if matrix.shape[0] > matrix.shape[1]:
+        return tf.transpose(orthogonal(tf.transpose(matrix)))
+    matrix /= tf.norm(matrix) + 1e-7
+    square, whole = tf.matmul(matrix, matrix, transpose_b=True), tf.eye(matrix.shape[0])
+    for _ in range(5):
+        factor = 3.4445 * tf.eye(matrix.shape[0]) - 4.775 * square + 2.0315 * square @ square
+        whole, square = factor @ whole, factor @ square @ factor
+    return whole @ matrix
+
+
+class Muon(FusedAdam):
+    """Momentum whose update of each inner kernel is made orthogonal; Adam for everything else.
+
+    All directions of a kernel then learn equally fast. A kernel counts as the matrix between its
+    inputs and its outputs; those that see or give pixels, biases and scales are Adam's. Sources:
+    Jordan et al. 2024, kellerjordan.github.io/posts/muon; Liu et al. 2025, arXiv:2502.16982, for
+    the step that takes Adam's learning rate.
+    """
+
+    def build(self, variables: list[Any]) -> None:
+        """Make the momentums of all, and the mean squares that Adam takes besides."""
+        if self.built:
+            return
+        keras.optimizers.Optimizer.build(self, variables)
+        self._momentums = self.add_optimizer_variables(variables, "momentum")
+        self._velocities = [
+            self.add_variable_from_reference(v, "velocity") if self._is_adams(v) else None
+            for v in variables
+        ]
+
+    def _is_adams(self, variable: Any) -> bool:
+        shape = variable.shape
+        pixels = len(shape) == 4 and min(shape[-2:]) < 8
+        return pixels or len(shape) < 2 or variable.name == "bias"
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: Any) -> None:
+        """Update one variable and its momentum in place."""
+        index = self._get_variable_index(variable)
+        if self._velocities[index] is not None:
+            super().update_step(gradient, variable, learning_rate)
+            return
+        shape, momentum = variable.shape, self._momentums[index]
+        self.assign(momentum, 0.95 * momentum + gradient)
+        ahead = gradient + 0.95 * momentum  # as Nesterov looks
+        splits = [math.prod(shape[: i + 1]) for i in range(len(shape) - 1)]
+        rows = min(splits, key=lambda n: max(n, math.prod(shape) // n))
+        update = orthogonal(tf.reshape(ahead, [rows, -1]))
+        size = 0.2 * max(update.shape) ** 0.5
+        self.assign_sub(variable, learning_rate * size * tf.reshape(update, shape))
+
+
 class Pix2Pix:
     """Both networks, both optimisers and the step: all of a run's state that is trained.
 
@@ -1423,7 +1523,8 @@ class Pix2Pix:
                 warmup_target=rate if config.warmup else None,
                 warmup_steps=config.warmup,
             )
-        optimizer = FusedAdam(rate, config.beta_1, config.beta_2)
+        muon = config.optimizer == "muon" and network is self.generator
+        optimizer = (Muon if muon else FusedAdam)(rate, config.beta_1, config.beta_2)
         if precision_policy(config) == "mixed_float16":
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         optimizer.build(network.trainable_variables)
@@ -1498,7 +1599,7 @@ class Pix2Pix:
     def total(self, value: float) -> float:
         """Sum of a value over all replicas; the processes of a cluster must ask together."""
         mine = self.strategy.experimental_distribute_values_from_function(
-            lambda _: tf.constant(float(value))
+            lambda _: tf.constant(float(value), tf.float64)
         )
         return float(self.strategy.reduce(tf.distribute.ReduceOp.SUM, mine, axis=None))
 
@@ -2056,7 +2157,7 @@ class Training:
     of a cluster, all train and only the one that leads writes.
 
     Raises:
-        UserError: where the processes of a cluster find different checkpoints.
+        UserError: where the processes of a cluster find different checkpoints or photos.
     """
 
     def __init__(
@@ -2071,9 +2172,13 @@ class Training:
         self._introduce()
         if self.checkpoint.exists():
             self._resume()
-        steps = self.model.total(self.progress.step)
-        if steps != self.model.replicas * self.progress.step:
-            raise UserError(f"the workers find different checkpoints: let them share --out {out}.")
+        self._agree(self.progress.step, f"different checkpoints: let them share --out {out}")
+        count = len(dataset.training.photos) if dataset.training else 0
+        self._agree(count, "different numbers of photos: give them the same --data and --cache")
+
+    def _agree(self, number: int, otherwise: str) -> None:
+        if self.model.total(number) != self.model.replicas * number:
+            raise UserError(f"the workers find {otherwise}.")
 
     def _introduce(self) -> None:
         policy = keras.config.dtype_policy().name

@@ -108,6 +108,53 @@ def test_averaged_weights_follow_and_are_what_predicts(pix2pix):
     assert model.predictor == "averaged/"
 
 
+@pytest.mark.parametrize("shape", [(40, 200), (200, 40), (64, 64)])
+def test_a_matrix_is_made_orthogonal_in_its_own_directions(pix2pix, shape):
+    matrix = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    left, _, right = np.linalg.svd(matrix, full_matrices=False)
+    inside = left.T @ pix2pix.orthogonal(tf.constant(matrix)).numpy() @ right.T
+    values = np.diag(inside)[:-1]  # the least of a square matrix is too near 0
+    assert values.min() > 0.65 and values.max() < 1.25
+    assert np.abs(inside - np.diag(np.diag(inside))).max() < 0.01
+
+
+@pytest.mark.parametrize("shape", [(24, 16), (16, 24)])
+def test_muon_moves_a_matrix_as_keras_moves_it(pix2pix, shape):
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=shape).astype(np.float32)
+    gradients = [rng.normal(size=shape).astype(np.float32) for _ in range(6)]
+    moved = []
+    for optimizer in (
+        pix2pix.Muon(1e-2),
+        keras.optimizers.Muon(1e-2, weight_decay=None, adam_weight_decay=None),
+    ):
+        variable = keras.Variable(start)
+        optimizer.build([variable])
+        for gradient in gradients:
+            optimizer.apply([tf.constant(gradient)], [variable])
+        moved.append(variable.numpy())
+    assert np.abs(moved[0] - moved[1]).max() < 1e-4
+    assert np.abs(moved[0] - start).max() > 0.01
+
+
+def test_muon_takes_a_convolution_as_a_matrix_and_leaves_pixels_and_biases_to_adam(pix2pix):
+    rng = np.random.default_rng(0)
+    shapes = {"inner": (3, 3, 8, 16), "pixels": (8, 8, 3, 16), "bias": (16,)}
+    gradients = [rng.normal(size=shape).astype(np.float32) for shape in shapes.values()]
+    moved = {}
+    for kind in (pix2pix.Muon, pix2pix.FusedAdam):
+        variables = [keras.Variable(np.zeros(shape, np.float32)) for shape in shapes.values()]
+        optimizer = kind(1e-2)
+        optimizer.build(variables)
+        optimizer.apply(list(map(tf.constant, gradients)), variables)
+        moved[kind] = dict(zip(shapes, (v.numpy() for v in variables), strict=True))
+    ours, adams = moved.values()
+    assert np.array_equal(ours["pixels"], adams["pixels"])
+    assert np.array_equal(ours["bias"], adams["bias"])
+    step = np.linalg.svd(ours["inner"].reshape(72, 16), compute_uv=False) / 1e-2
+    assert np.all(np.abs(step / (0.2 * 72**0.5) - 0.95) < 0.3)
+
+
 def test_the_learning_rate_warms_up_and_falls_to_nothing(pix2pix):
     model = pix2pix.Pix2Pix(small(pix2pix, warmup=4, steps=20, learning_rate=0.1))
     rate = model.optimizers["generator"]._learning_rate
@@ -178,11 +225,8 @@ def test_more_test_pictures_than_a_batch_are_all_written(
 
 @pytest.mark.parametrize(("batch", "rate"), [(16, 1e-3), (64, 2e-3), (4, 5e-4)])
 def test_the_learning_rate_is_scaled_with_the_batch(pix2pix, batch, rate):
-    model = pix2pix.Pix2Pix(
-        small(
-            pix2pix, batch_size=batch, rate_batch=16, schedule="constant", warmup=0, lambda_gan=0.02
-        )
-    )
+    settings = {"learning_rate": 1e-3, "schedule": "constant", "warmup": 0, "lambda_gan": 0.02}
+    model = pix2pix.Pix2Pix(small(pix2pix, batch_size=batch, rate_batch=16, **settings))
     rates = [float(optimizer.learning_rate) for optimizer in model.optimizers.values()]
     assert rates == pytest.approx([rate, rate])
 

@@ -405,6 +405,34 @@ def test_noise_reaches_the_input_and_never_the_target(pix2pix):
     assert np.all(seen[0].numpy()[known == 0] == -1)
 
 
+def test_holes_cut_for_training_leave_what_the_masked_files_hold(pix2pix, sample):
+    config = pix2pix.make_config({"data": str(sample), "validation_per_class": 1})
+    held = pix2pix.load_dataset(config).validation
+    saved = pix2pix.MaskedFiles(held.photos[0].masked)(held.clean, held.boxes)
+    assert np.array_equal(saved, held.masked)
+    beside = pix2pix.hole_mask(held.boxes).numpy()[..., 0] == 0
+    assert 0.1 < np.abs(saved[beside].astype(int) - held.clean[beside]).mean() < 2
+
+
+def test_files_that_keep_every_pixel_leave_all_but_the_holes(pix2pix, tmp_path):
+    Image.new("RGB", (256, 256)).save(tmp_path / "masked.png")
+    photo = np.full((1, 256, 256, 3), 77, np.uint8)
+    cut = pix2pix.MaskedFiles(tmp_path / "masked.png")(photo, np.array([[(0, 0), (181, 181)]]))
+    assert (cut == 0).sum() == 2 * 75 * 75 * 3 and (cut == 77).sum() == cut.size - (cut == 0).sum()
+    assert (photo == 77).all()
+
+
+def test_training_pictures_are_disturbed_around_their_holes_and_targets_are_not(pix2pix, sample):
+    quiet = {"jitter": 256, "flip": False, "augmentation": "none", "noise": 0.0, "jpeg": True}
+    config = pix2pix.make_config(quiet | {"data": str(sample), "validation_per_class": 1})
+    photos = pix2pix.load_dataset(config).training
+    seen, mask, target = next(examples(pix2pix, config, photos, 0, 1))
+    pixels = np.rint((target.numpy() + 1) * 127.5)[0]
+    (index,) = [i for i, clean in enumerate(photos.clean) if np.array_equal(clean, pixels)]
+    file = pix2pix.decode(photos.photos[index].masked) * (1 - mask[0].numpy())
+    assert np.array_equal(np.rint((seen[0].numpy() + 1) * 127.5), file)
+
+
 def test_random_holes_are_new_at_every_step_and_those_of_the_csv_are_not(pix2pix):
     for holes, kinds in (("random", 6), ("csv", 1)):
         settings = {"jitter": 256, "flip": False, "augmentation": "none", "noise": 0.0}

@@ -91,7 +91,7 @@ def start_cluster(python, sample, tmp_path):
     """Start two worker processes that share a training; each one's output goes to its log."""
     started = []
 
-    def start(outs, *flags):
+    def start(outs, *flags, data=(sample, sample)):
         addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
         processes = []
         for index, out in enumerate(outs):
@@ -99,7 +99,7 @@ def start_cluster(python, sample, tmp_path):
             spec = json.dumps({"cluster": {"worker": addresses}, "task": task})
             log = tmp_path / f"worker{index}.log"
             process = subprocess.Popen(
-                command(python, sample, out, *flags),
+                command(python, data[index], out, *flags),
                 env=os.environ | {"TF_CONFIG": spec},
                 stdout=log.open("w"),
                 stderr=subprocess.STDOUT,
@@ -172,6 +172,15 @@ def test_workers_that_share_no_folder_are_told_so(start_cluster, run_kernel, sam
     (first, log), _ = start_cluster([there, tmp_path / "elsewhere"], *flags, "--steps", 2)
     assert first.wait(300) == 1
     assert f"different checkpoints: let them share --out {there}" in log.read_text()
+
+
+def test_workers_that_find_different_photos_are_told_so(start_cluster, sample, dataset, tmp_path):
+    for photo in list((dataset / "Training_Data/Cat/Unmasked_Train").glob("*.jpg"))[:3]:
+        photo.write_bytes(b"no picture")  # at least one of them is not held out
+    flags = (*SMALL, "--batch-size", 2, "--steps", 2, "--max-bad-fraction", 0.5)
+    (first, log), _ = start_cluster([tmp_path / "run"] * 2, *flags, data=(sample, dataset))
+    assert first.wait(300) == 1
+    assert "the workers find different numbers of photos" in log.read_text()
 
 
 def test_a_signal_to_one_worker_stops_both_with_everything_written(start_cluster, tmp_path):
