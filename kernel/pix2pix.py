@@ -1424,19 +1424,18 @@ class FusedAdam(keras.optimizers.Adam):
 
 
 def orthogonal(matrix: tf.Tensor) -> tf.Tensor:
-    """Bring all singular values of a float32 matrix near 1, between 0.7 and 1.2.
+    """Bring all singular values of a matrix near 1, between 0.7 and 1.2.
 
-    Five Newton-Schulz steps with Jordan's coefficients; they run on the smaller square X X^T, which
-    spares more than half of the work where X is long.
+    Five Newton-Schulz steps with Jordan's coefficients, which half precision bears.
     """
     if matrix.shape[0] > matrix.shape[1]:
         return tf.transpose(orthogonal(tf.transpose(matrix)))
     matrix /= tf.norm(matrix) + 1e-7
-    square, whole = tf.matmul(matrix, matrix, transpose_b=True), tf.eye(matrix.shape[0])
+    matrix = tf.cast(matrix, keras.config.dtype_policy().compute_dtype)
     for _ in range(5):
-        factor = 3.4445 * tf.eye(matrix.shape[0]) - 4.775 * square + 2.0315 * square @ square
-        whole, square = factor @ whole, factor @ square @ factor
-    return whole @ matrix
+        square = tf.matmul(matrix, matrix, transpose_b=True)
+        matrix = 3.4445 * matrix + (2.0315 * square @ square - 4.775 * square) @ matrix
+    return tf.cast(matrix, tf.float32)
 
 
 class Muon(FusedAdam):
