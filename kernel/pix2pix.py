@@ -23,6 +23,7 @@ import io
 import itertools
 import json
 import math
+import operator
 import os
 import platform
 import random
@@ -571,13 +572,19 @@ class MaskedFiles:
     The files were saved as JPEG with black holes, which bleed into the pixels around them: by 7 of
     255 at the edge where quality was 95, mostly in colour, which has half the resolution. Photos
     are saved as ``like`` was; any other format is taken to keep every pixel.
+
+    Raises:
+        UserError: where ``like`` can't be opened.
     """
 
     def __init__(self, like: Path) -> None:
-        with Image.open(io.BytesIO(like.read_bytes())) as image:
-            self.saved: dict[str, Any] = {"qtables": getattr(image, "quantization", None)}
-            if self.saved["qtables"]:
-                self.saved["subsampling"] = JpegImagePlugin.get_sampling(image)
+        try:
+            with Image.open(io.BytesIO(like.read_bytes())) as image:
+                self.saved: dict[str, Any] = {"qtables": getattr(image, "quantization", None)}
+                if self.saved["qtables"]:
+                    self.saved["subsampling"] = JpegImagePlugin.get_sampling(image)
+        except (OSError, tf.errors.OpError) as failure:
+            raise UserError(f"{like} can't be opened ({failure}): fetch it again.") from None
 
     def __call__(self, photos: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         """Cut ``boxes`` [n, boxes, 2] out of uint8 [n, 256, 256, 3] and disturb the rest."""
@@ -1438,6 +1445,13 @@ def orthogonal(matrix: tf.Tensor) -> tf.Tensor:
     return tf.cast(matrix, tf.float32)
 
 
+def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
+    """Shape of the matrix between a kernel's inputs and outputs: the most square one."""
+    whole = math.prod(shape)
+    rows = min(itertools.accumulate(shape, operator.mul), key=lambda n: max(n, whole // n))
+    return rows, whole // rows
+
+
 class Muon(FusedAdam):
     """Momentum whose update of each inner kernel is made orthogonal; Adam for everything else.
 
@@ -1472,11 +1486,18 @@ class Muon(FusedAdam):
         shape, momentum = variable.shape, self._momentums[index]
         self.assign(momentum, 0.95 * momentum + gradient)
         ahead = gradient + 0.95 * momentum  # as Nesterov looks
-        splits = [math.prod(shape[: i + 1]) for i in range(len(shape) - 1)]
-        rows = min(splits, key=lambda n: max(n, math.prod(shape) // n))
-        update = orthogonal(tf.reshape(ahead, [rows, -1]))
+        update = orthogonal(tf.reshape(ahead, matrix_shape(shape)))
         size = 0.2 * max(update.shape) ** 0.5
         self.assign_sub(variable, learning_rate * size * tf.reshape(update, shape))
+
+    def flops(self) -> int:
+        """Operations of one update's matrix products; a multiplication and its addition are two."""
+        shapes = [
+            sorted(matrix_shape(momentum.shape))
+            for momentum, velocity in zip(self._momentums, self._velocities, strict=True)
+            if velocity is None
+        ]
+        return sum(5 * 2 * (2 * short**2 * long + short**3) for short, long in shapes)
 
 
 class Pix2Pix:
@@ -2184,7 +2205,9 @@ class Training:
         say(f"devices sharing a step: {self.model.replicas}; precision: {policy}")
         for name in self.model.optimizers:
             say(f"{name}: {parameters(self.model.networks[name])}")
-        say(f"a step: {training_flops(self.model) / 1e9:.3g} GFLOP an image")
+        each, once = training_flops(self.model) / 1e9, update_flops(self.model) / 1e9
+        update = f", and {once:.3g} for the update" if once else ""
+        say(f"a step: {each:.3g} GFLOP an image{update}")
 
     def _resume(self) -> None:
         record = read_record(self.checkpoint)
@@ -2379,6 +2402,12 @@ def training_flops(model: Pix2Pix) -> int:
     return sum(passes[name] * forward_flops(model.networks[name]) for name in model.optimizers)
 
 
+def update_flops(model: Pix2Pix) -> int:
+    """Operations of a step's update by Muon, whatever the batch; Adam's are not worth counting."""
+    optimizers = (getattr(each, "inner_optimizer", each) for each in model.optimizers.values())
+    return sum(each.flops() for each in optimizers if isinstance(each, Muon))
+
+
 def parameters(network: keras.Model) -> str:
     """Count a network's parameters, in words."""
     trainable = sum(math.prod(v.shape) for v in network.trainable_weights)
@@ -2542,6 +2571,7 @@ def run_session(config: Config, stop: Stop) -> None:
         "training_seconds": round(progress.seconds, 1),
         "parameters": sum(model.generator.count_params() for model in models),
         "gflop_per_image": sum(training_flops(model) for model in models) / 1e9,
+        "gflop_per_update": sum(update_flops(model) for model in models) / 1e9,
         "pictures": {
             name: len(part.photos)
             for name in ("training", "validation", "test")

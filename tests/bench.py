@@ -210,7 +210,8 @@ def step() -> Iterator[Row]:
         took, other, ratio = in_turn(
             lambda best=best, many=many: best.train_step(*many).numpy(), theirs, 5
         )
-        share = pix2pix.training_flops(best) * config.batch_size / took / peak
+        work = pix2pix.training_flops(best) * config.batch_size + pix2pix.update_flops(best)
+        share = work / took / peak
         kind = pix2pix.precision_policy(config)
         yield {
             "what": f"best, batch {config.batch_size}, {kind}",

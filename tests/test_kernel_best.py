@@ -148,6 +148,8 @@ def test_muon_takes_a_convolution_as_a_matrix_and_leaves_pixels_and_biases_to_ad
         optimizer.build(variables)
         optimizer.apply(list(map(tf.constant, gradients)), variables)
         moved[kind] = dict(zip(shapes, (v.numpy() for v in variables), strict=True))
+        if kind is pix2pix.Muon:  # five steps of a 72 x 16 matrix; twice 2 products and a square
+            assert optimizer.flops() == 5 * 2 * (2 * 16 * 16 * 72 + 16**3)
     ours, adams = moved.values()
     assert np.array_equal(ours["pixels"], adams["pixels"])
     assert np.array_equal(ours["bias"], adams["bias"])

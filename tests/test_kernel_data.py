@@ -422,6 +422,12 @@ def test_files_that_keep_every_pixel_leave_all_but_the_holes(pix2pix, tmp_path):
     assert (photo == 77).all()
 
 
+def test_a_masked_file_that_is_no_picture_is_named(pix2pix, tmp_path):
+    (tmp_path / "masked.jpg").write_bytes(b"no picture")
+    with pytest.raises(pix2pix.UserError, match=r"masked\.jpg can't be opened .*fetch it again"):
+        pix2pix.MaskedFiles(tmp_path / "masked.jpg")
+
+
 def test_training_pictures_are_disturbed_around_their_holes_and_targets_are_not(pix2pix, sample):
     quiet = {"jitter": 256, "flip": False, "augmentation": "none", "noise": 0.0, "jpeg": True}
     config = pix2pix.make_config(quiet | {"data": str(sample), "validation_per_class": 1})
