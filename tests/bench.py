@@ -28,6 +28,11 @@ import pix2pix  # noqa: E402
 Row = dict[str, Any]
 
 
+def row(what: str, ours: str, other: str = "", ratio: float | None = None) -> Row:
+    """Make a row of the table."""
+    return {"what": what, "ours": ours, "compared with": other, "ratio": ratio}
+
+
 def seconds(task: Callable[[], object]) -> float:
     """Time one call."""
     began = time.perf_counter()
@@ -79,23 +84,20 @@ def submission() -> Iterator[Row]:
                                 stream.write(f"{name},{value:.6f}\n")
 
     ours, theirs, ratio = in_turn(vectorised, by_pixel, 3)
-    yield {
-        "what": "submission, 6,750,000 rows spelled",
-        "ours": f"{ours:.2f} s",
-        "compared with": f"loop over pixels {theirs:.2f} s",
-        "ratio": ratio,
-    }
+    yield row(
+        "submission, 6,750,000 rows spelled",
+        f"{ours:.2f} s",
+        f"loop over pixels {theirs:.2f} s",
+        ratio,
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "submission.csv.gz"
         took = seconds(
             lambda: pix2pix.write_submission(config, path, test, [(slice(0, 200), composites)])
         )
-        yield {
-            "what": "submission, gzipped to disk",
-            "ours": f"{took:.2f} s, {path.stat().st_size / 1e6:.0f} MB",
-            "compared with": "",
-            "ratio": None,
-        }
+        yield row(
+            "submission, gzipped to disk", f"{took:.2f} s, {path.stat().st_size / 1e6:.0f} MB"
+        )
 
 
 def harmonic() -> Iterator[Row]:
@@ -112,12 +114,12 @@ def harmonic() -> Iterator[Row]:
         lambda: [solve_directly(images[i], mask_of(test.boxes[i])) for i in range(8)],
         3,
     )
-    yield {
-        "what": "harmonic fill, a picture",
-        "ours": f"{ours / 64 * 1e3:.2f} ms",
-        "compared with": f"sparse direct solve {theirs / 8 * 1e3:.0f} ms",
-        "ratio": ratio * 8,
-    }
+    yield row(
+        "harmonic fill, a picture",
+        f"{ours / 64 * 1e3:.2f} ms",
+        f"sparse direct solve {theirs / 8 * 1e3:.0f} ms",
+        ratio * 8,
+    )
 
 
 def start_up() -> Iterator[Row]:
@@ -129,7 +131,7 @@ def start_up() -> Iterator[Row]:
             seconds(lambda words=words: subprocess.run(words, capture_output=True, cwd=PROJECT))
             for _ in range(5)
         )
-        yield {"what": what, "ours": f"{took:.2f} s", "compared with": "", "ratio": None}
+        yield row(what, f"{took:.2f} s")
 
 
 def upload() -> Iterator[Row]:
@@ -168,12 +170,7 @@ def step() -> Iterator[Row]:
     from tutorial import Tutorial
 
     peak = matmul_rate()
-    yield {
-        "what": "float32 matrix product",
-        "ours": f"{peak / 1e9:.0f} GFLOP/s",
-        "compared with": "",
-        "ratio": None,
-    }
+    yield row("float32 matrix product", f"{peak / 1e9:.0f} GFLOP/s")
     one = example(1)
     model, plain = pix2pix.Pix2Pix(pix2pix.make_config({})), Tutorial()
 
@@ -185,24 +182,23 @@ def step() -> Iterator[Row]:
 
     compiled = seconds(ours), seconds(theirs)
     took, other, ratio = in_turn(ours, theirs, 15)
-    yield {
-        "what": "report, batch 1",
-        "ours": f"{1 / took:.2f} img/s",
-        "compared with": f"plain transcription {1 / other:.2f} img/s",
-        "ratio": ratio,
-    }
-    yield {
-        "what": "report, share of the product's rate",
-        "ours": f"{pix2pix.training_flops(model) / took / peak:.0%}",
-        "compared with": f"plain transcription {pix2pix.training_flops(model) / other / peak:.0%}",
-        "ratio": None,
-    }
-    yield {
-        "what": "report, first step",
-        "ours": f"{compiled[0]:.1f} s",
-        "compared with": f"plain transcription {compiled[1]:.1f} s",
-        "ratio": compiled[1] / compiled[0],
-    }
+    yield row(
+        "report, batch 1",
+        f"{1 / took:.2f} img/s",
+        f"plain transcription {1 / other:.2f} img/s",
+        ratio,
+    )
+    yield row(
+        "report, share of the product's rate",
+        f"{pix2pix.training_flops(model) / took / peak:.0%}",
+        f"plain transcription {pix2pix.training_flops(model) / other / peak:.0%}",
+    )
+    yield row(
+        "report, first step",
+        f"{compiled[0]:.1f} s",
+        f"plain transcription {compiled[1]:.1f} s",
+        compiled[1] / compiled[0],
+    )
     for precision in ("auto", "bfloat16"):
         config = pix2pix.make_config({"preset": "best", "precision": precision})
         best, many = pix2pix.Pix2Pix(config), example(config.batch_size)
@@ -213,12 +209,12 @@ def step() -> Iterator[Row]:
         work = pix2pix.training_flops(best) * config.batch_size + pix2pix.update_flops(best)
         share = work / took / peak
         kind = pix2pix.precision_policy(config)
-        yield {
-            "what": f"best, batch {config.batch_size}, {kind}",
-            "ours": f"{config.batch_size / took:.2f} img/s, {share:.0%}",
-            "compared with": f"plain transcription {1 / other:.2f} img/s",
-            "ratio": ratio * config.batch_size,
-        }
+        yield row(
+            f"best, batch {config.batch_size}, {kind}",
+            f"{config.batch_size / took:.2f} img/s, {share:.0%}",
+            f"plain transcription {1 / other:.2f} img/s",
+            ratio * config.batch_size,
+        )
 
 
 PEAK = """
@@ -259,12 +255,12 @@ def peak_memory() -> Iterator[Row]:
     plain = peak("report", 1, plain=True)
     for preset, batch in (("report", 1), ("best", 16)):
         ours = peak(preset, batch, plain=False)
-        yield {
-            "what": f"peak memory, {preset}, batch {batch}",
-            "ours": f"{ours:.2f} GB",
-            "compared with": f"plain transcription, batch 1 {plain:.2f} GB",
-            "ratio": plain / ours,
-        }
+        yield row(
+            f"peak memory, {preset}, batch {batch}",
+            f"{ours:.2f} GB",
+            f"plain transcription, batch 1 {plain:.2f} GB",
+            plain / ours,
+        )
 
 
 def sample_data(folder: Path, most: int | None = None) -> Path:
@@ -314,12 +310,12 @@ def pipeline() -> Iterator[Row]:
                 ("to the step", ours),
                 ("prepared in it", rate(forever, 800, batch)),
             ):
-                yield {
-                    "what": f"input of {preset}, {what}",
-                    "ours": f"{each:.0f} img/s",
-                    "compared with": f"tutorial's pipeline {theirs:.0f} img/s",
-                    "ratio": each / theirs,
-                }
+                yield row(
+                    f"input of {preset}, {what}",
+                    f"{each:.0f} img/s",
+                    f"tutorial's pipeline {theirs:.0f} img/s",
+                    each / theirs,
+                )
 
 
 def soak() -> Iterator[Row]:
@@ -337,12 +333,12 @@ def soak() -> Iterator[Row]:
                 if line.startswith("step "):
                     pages = int(Path(f"/proc/{run.pid}/statm").read_text().split()[1])
                     used[int(line.split()[1].split("/")[0])] = pages * 4096 / 1e6
-    yield {
-        "what": "memory after 10,000 steps",
-        "ours": f"{used[10_000]:.0f} MB",
-        "compared with": f"after 2,000 steps {used[2000]:.0f} MB",
-        "ratio": used[2000] / used[10_000],
-    }
+    yield row(
+        "memory after 10,000 steps",
+        f"{used[10_000]:.0f} MB",
+        f"after 2,000 steps {used[2000]:.0f} MB",
+        used[2000] / used[10_000],
+    )
 
 
 def kills() -> Iterator[Row]:
@@ -353,12 +349,11 @@ def kills() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         data, script = sample_data(Path(folder), most=6), PROJECT / "kernel" / "pix2pix.py"
         left = kill_often(sys.executable, script, data, Path(folder) / "runs", 20, 400)
-    yield {
-        "what": f"run killed {left.kills} times",
-        "ours": "as if it were not" if left.whole(400) else f"broken: {left}",
-        "compared with": f"left alone: weights differ by {left.greatest_difference:g}",
-        "ratio": None,
-    }
+    yield row(
+        f"run killed {left.kills} times",
+        "as if it were not" if left.whole(400) else f"broken: {left}",
+        f"left alone: weights differ by {left.greatest_difference:g}",
+    )
 
 
 BENCHMARKS = {
@@ -379,11 +374,11 @@ def main() -> None:
     rows: list[Row] = []
     print(f"{'':36} {'ours':>18}   {'compared with':36} ratio", flush=True)
     for name in sys.argv[1:] or BENCHMARKS:
-        for row in BENCHMARKS[name]():
-            rows.append(row)
-            ratio = "" if row["ratio"] is None else f"{row['ratio']:.1f}"
+        for each in BENCHMARKS[name]():
+            rows.append(each)
+            ratio = "" if each["ratio"] is None else f"{each['ratio']:.1f}"
             print(
-                f"{row['what']:36} {row['ours']:>18}   {row['compared with']:36} {ratio}",
+                f"{each['what']:36} {each['ours']:>18}   {each['compared with']:36} {ratio}",
                 flush=True,
             )
     about = {"machine": pix2pix.describe_machine(), "processor": platform.processor()}
