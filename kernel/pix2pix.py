@@ -1069,10 +1069,9 @@ def training_example(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Make one step's input, mask and target, float32 [n, 256, 256, c], from uint8 photos.
 
-    These have six channels where what the masked files would hold differs from the clean photos.
-
-    This is part of the step, and so done where the networks are: a GPU gets bytes, and fills and
-    turns whole batches.
+    Three channels are the clean photo; if there are six, the others are what its masked file would
+    hold. This is part of the step, and so done where the networks are: a GPU gets bytes, and fills
+    and turns whole batches.
     """
     if config.flip:
         columns = tf.not_equal(symmetry[:, 2], drawn["mirror"])
