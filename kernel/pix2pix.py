@@ -246,12 +246,13 @@ BEST: dict[str, Any] = {
     "mask_input": True,
     "residual": True,
     "generator": "blocks",
-    "width": 128,
+    "width": 48,
     "depth": 4,
     "loss_region": "holes",
     "lambda_gan": 0.0,
     "lambda_l1": 0.0,
     "lambda_l2": 1.0,
+    "steps": 6000,
     "batch_size": 16,
     "optimizer": "muon",
     "learning_rate": 3e-3,
@@ -264,6 +265,8 @@ BEST: dict[str, Any] = {
     "ema": 0.999,
     "predict_in_training_mode": False,
     "precision": "auto",
+    "validate_every": 500,
+    "checkpoint_every": 500,
     "ensemble": 8,
 }
 # For people who look at pictures: sharp textures cost RMSE.
