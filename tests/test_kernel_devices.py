@@ -39,7 +39,7 @@ def run_on_two(python, sample):
 
 @pytest.fixture
 def run_on_one(python, sample):
-    """Run the kernel in a process of its own, where no other thread draws numbers."""
+    """Run the kernel in a process of its own, as ``run_on_two`` does."""
 
     def run(out, *flags):
         words = command(python, sample, out, *flags)
