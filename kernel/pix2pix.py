@@ -152,9 +152,10 @@ class Config:
     batch_size: int = setting(1, "Images a step, over all replicas.", low=1)
     optimizer: str = setting("adam", "Of the generator; the discriminator's is always Adam.",
         choices=("adam", "muon"))
-    learning_rate: float = setting(2e-4, "Of both networks.", low=0)
-    rate_batch: int = setting(0, "Batch that learning_rate is meant for; with another one it is "
-        "scaled by the square root of their ratio. 0: it is never scaled.", low=0)
+    learning_rate: float = setting(2e-4, "Of the generator.", low=0)
+    discriminator_rate: float = setting(2e-4, "Learning rate of the discriminator.", low=0)
+    rate_batch: int = setting(0, "Batch that both rates are meant for; with another one they are "
+        "scaled by the square root of their ratio. 0: they are never scaled.", low=0)
     beta_1: float = setting(0.5, "Adam's decay of the mean gradient.", low=0, high=0.9999)
     beta_2: float = setting(0.999, "Adam's decay of the mean square.", low=0, high=0.999999)
     schedule: str = setting("constant", "Of the learning rate over all steps.",
@@ -270,7 +271,13 @@ BEST: dict[str, Any] = {
     "ensemble": 8,
 }
 # For people who look at pictures: sharp textures cost RMSE.
-PERCEPTUAL = BEST | {"lambda_gan": 0.02, "lambda_l1": 1.0, "lambda_disc": 1.0, "ensemble": 1}
+PERCEPTUAL = BEST | {
+    "lambda_gan": 0.02,
+    "lambda_l1": 1.0,
+    "lambda_disc": 1.0,
+    "discriminator_rate": 4e-4,
+    "ensemble": 1,
+}
 PRESETS: dict[str, dict[str, Any]] = {"report": {}, "best": BEST, "perceptual": PERCEPTUAL}
 
 
@@ -792,19 +799,18 @@ def load_dataset(config: Config) -> Dataset:
 CANDIDATES = 64  # of which one fits beside the first pair in 96 % of the pictures
 
 
-def draw_boxes(seed: tf.Tensor, pairs: int = 1) -> tf.Tensor:
+def draw_boxes(draw: np.random.Generator, pairs: int = 1) -> np.ndarray:
     """Draw an image's holes, two anywhere inside it and two apart from them: int32 [2 * pairs, 2].
 
     Where no candidate fits, the first pair stands there again.
     """
-    drawn = tf.random.stateless_uniform([1 + CANDIDATES, 2, 2], seed, 0, LAST + 1, tf.int32)
-    first, others = drawn[0], drawn[1:]
+    first = draw.integers(LAST + 1, size=(2, 2), dtype=np.int32)
     if pairs == 1:
         return first
-    distance = tf.reduce_max(tf.abs(others[:, :, None] - first), -1)  # [candidate, box, box]
-    fits = tf.reduce_all(distance > HOLE, [1, 2])
-    second = tf.where(tf.reduce_any(fits), others[tf.argmax(tf.cast(fits, tf.int32))], first)
-    return tf.concat([first, second], 0)
+    others = draw.integers(LAST + 1, size=(CANDIDATES, 2, 2), dtype=np.int32)
+    distance = abs(others[:, :, None] - first).max(-1)  # [candidate, box, box]
+    fits = (distance > HOLE).all((1, 2))
+    return np.concatenate([first, others[fits.argmax()] if fits.any() else first])
 
 
 def hole_mask(boxes: tf.Tensor) -> tf.Tensor:
@@ -831,8 +837,12 @@ def paste_holes(images: tf.Tensor, boxes: tf.Tensor, values: tf.Tensor) -> tf.Te
     pixels = hole_pixels(boxes)
     image = tf.range(tf.shape(boxes)[0])[:, None, None, None, None]
     where = tf.concat([tf.broadcast_to(image, tf.shape(pixels[..., :1])), pixels], -1)
-    for turn in (0, 1):
-        images = tf.tensor_scatter_nd_update(images, where[:, turn::2], values[:, turn::2])
+
+    def pairs(x: tf.Tensor) -> list[tf.Tensor]:
+        return tf.unstack(tf.reshape(x, [-1, 2, HOLE, HOLE, x.shape[-1]]), axis=1)
+
+    for place, value in zip(pairs(where), pairs(values), strict=True):
+        images = tf.tensor_scatter_nd_update(images, place, value)
     return images
 
 
@@ -1037,24 +1047,32 @@ def unscale_pixels(config: Config, images: tf.Tensor) -> tf.Tensor:
     return tf.clip_by_value(images, 0, 1)
 
 
-def draw_example(config: Config, epoch: int, position: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Draw all that is random about the example at a position of the endless sequence.
+def shuffled(seed: int, length: int, position: tf.Tensor) -> tf.Tensor:
+    """Places in a sequence of ``length`` that is visited over and over, each time in a new order.
 
-    It depends on the seed and the position alone, not on batches, replicas or resumptions. Each
-    epoch visits every image under every symmetry once, in an order of its own.
+    Nothing is kept for it: the place at an int64 position [n] is computed.
     """
-    seed = np.int64(config.seed)
-    order = tf.stack([seed, position // epoch])
-    place = tf.random.experimental.index_shuffle(position % epoch, order, np.int64(epoch - 1))
-    seeds = tf.random.experimental.stateless_split(tf.stack([seed, position]), 4)
+    key = tf.stack([tf.fill(tf.shape(position), np.int64(seed)), position // length], 1)
+    return tf.raw_ops.RandomIndexShuffle(
+        index=position % length,
+        seed=tf.pad(tf.cast(key, tf.uint32), [[0, 0], [0, 1]]),
+        max_index=np.int64(length - 1),
+    )
+
+
+def draw_example(config: Config, position: int) -> dict[str, np.ndarray]:
+    """Draw all else that is random about the example at a position of the endless sequence.
+
+    It depends on the seed and the position alone, not on batches, replicas or resumptions.
+    """
+    draw = np.random.default_rng([config.seed, position])
     drawn = {
-        "place": place,
-        "mirror": tf.random.stateless_uniform([], seeds[0]) < 0.5,
-        "corner": tf.random.stateless_uniform([2], seeds[1]),
-        "boxes": draw_boxes(seeds[2], config.hole_pairs),
+        "mirror": np.array(draw.random() < 0.5),
+        "corner": draw.random(2, np.float32),
+        "noise": draw.integers(2**63, size=2),  # its seed: it is large, and made where the step is
     }
-    if config.noise:
-        drawn["noise"] = seeds[3]  # the noise itself is made where the step is: it is large
+    if config.holes == "random":
+        drawn["boxes"] = draw_boxes(draw, config.hole_pairs)
     return drawn
 
 
@@ -1064,26 +1082,27 @@ def draw_noise(seed: tf.Tensor) -> tf.Tensor:
 
 
 def training_example(
-    config: Config,
-    images: tf.Tensor,
-    boxes: tf.Tensor,
-    symmetry: tf.Tensor,
-    drawn: Mapping[str, tf.Tensor],
+    config: Config, drawn: Mapping[str, tf.Tensor]
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Make one step's input, mask and target, float32 [n, 256, 256, c], from uint8 photos.
+    """Make one step's input, mask and target, float32 [n, 256, 256, c], of what was drawn for it.
 
-    Three channels are the clean photo; if there are six, the others are what its masked file would
-    hold. This is part of the step, and so done where the networks are: a GPU gets bytes, and fills
-    and turns whole batches.
+    This is part of the step, and so done where the networks are: a GPU gets bytes, and fills and
+    turns whole batches.
     """
+    symmetry = drawn["symmetry"]
     if config.flip:
         columns = tf.not_equal(symmetry[:, 2], drawn["mirror"])
         symmetry = tf.concat([symmetry[:, :2], columns[:, None]], 1)
-    images = tf.cast(images, tf.float32) / 255
-    images, boxes = apply_symmetry(images, boxes, symmetry)
-    if config.jitter > SIDE:
-        images, boxes = jittered(images, boxes, config.jitter, drawn["corner"])
-    images, seen = images[..., :3], images[..., -3:]
+
+    def moved(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        images, boxes = apply_symmetry(images, drawn["boxes"], symmetry)
+        images = tf.cast(images, tf.float32) / 255
+        if config.jitter > SIDE:
+            images, boxes = jittered(images, boxes, config.jitter, drawn["corner"])
+        return images, boxes
+
+    images, boxes = moved(drawn["photo"])
+    seen = moved(drawn["masked"])[0] if config.jpeg else images
     if config.noise:
         noise = tf.map_fn(draw_noise, drawn["noise"], fn_output_signature=tf.float32)
         seen = tf.clip_by_value(seen + config.noise * noise, 0, 1)
@@ -1111,43 +1130,45 @@ def training_batches(
 ) -> tf.data.Dataset:
     """What ``training_example`` takes, for each call from step ``first``: [steps, images, ...].
 
-    A step's images are shared among its replicas, ``batch_size / replicas`` each; the dataset has
-    a call's element for each of this process's replicas, ``mine``, in turn.
+    Each epoch visits every image under every symmetry once. A step's images are shared among its
+    replicas, ``batch_size / replicas`` each; the dataset has a call's element for each of this
+    process's replicas, ``mine``, in turn.
     """
-    symmetries = tf.constant(np.array(SYMMETRIES[config.augmentation], bool))
+    symmetries = np.array(SYMMETRIES[config.augmentation], bool)
     count, clean = len(pictures.photos), pictures.clean
     assert clean is not None
-    boxes, size = tf.constant(pictures.boxes), config.batch_size // replicas
+    size = config.batch_size // replicas
     masked_files = MaskedFiles(pictures.photos[0].masked) if config.jpeg else None
-    draw = functools.partial(draw_example, config, count * len(symmetries))
-    one = draw(tf.constant(0, tf.int64))
-    signature = {name: tf.TensorSpec(value.shape, value.dtype) for name, value in one.items()}
     parts = [
         (*steps, replica)
         for steps in calls(config, first, last)
         for replica in mine or range(replicas)
     ]
 
-    def read(index: np.ndarray, holes: np.ndarray) -> np.ndarray:
-        photos = clean[index]
-        if not masked_files:
-            return photos
-        return np.concatenate([photos, masked_files(photos, holes)], -1)
+    def draw(positions: np.ndarray, places: np.ndarray) -> list[np.ndarray]:
+        index = places % count
+        drawn = {"photo": clean[index], "symmetry": symmetries[places // count]}
+        drawn["boxes"] = pictures.boxes[index]
+        each = [draw_example(config, position) for position in positions.tolist()]
+        drawn |= {name: np.stack([one[name] for one in each]) for name in each[0]}
+        if masked_files:
+            drawn["masked"] = masked_files(drawn["photo"], drawn["boxes"])
+        return [drawn[name] for name in one]
 
-    def examples(part: tf.Tensor) -> Any:
+    photo = np.empty((SIDE, SIDE, 3), np.uint8)
+    one = {"photo": photo, "symmetry": symmetries[0], "boxes": pictures.boxes[0]}
+    one |= draw_example(config, 0) | ({"masked": photo} if masked_files else {})
+    kinds = [tf.as_dtype(value.dtype) for value in one.values()]
+
+    def examples(part: tf.Tensor) -> dict[str, tf.Tensor]:
         images = tf.range(part[0], part[1])[:, None] * config.batch_size + part[2] * size
         positions = tf.reshape(images + tf.range(size, dtype=tf.int64), [-1])
-        drawn = tf.map_fn(draw, positions, fn_output_signature=signature)
-        place = drawn.pop("place")
-        index = place % count
-        holes = drawn.pop("boxes")
-        if config.holes == "csv":
-            holes = tf.gather(boxes, index)
-        photos = tf.numpy_function(read, [index, holes], tf.uint8, stateful=False)
-        photos = tf.ensure_shape(photos, [None, SIDE, SIDE, 6 if config.jpeg else 3])
-        flat = (photos, holes, tf.gather(symmetries, place // count), drawn)
-        steps = part[1] - part[0]
-        return tf.nest.map_structure(lambda x: tf.reshape(x, [steps, size, *x.shape[1:]]), flat)
+        places = shuffled(config.seed, count * len(symmetries), positions)
+        drawn = tf.numpy_function(draw, [positions, places], kinds, stateful=False)
+        return {
+            name: tf.reshape(values, [part[1] - part[0], size, *one[name].shape])
+            for name, values in zip(one, drawn, strict=True)
+        }
 
     dataset = tf.data.Dataset.from_tensor_slices(np.array(parts, np.int64).reshape(-1, 3))
     return dataset.map(examples, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
@@ -1245,6 +1266,45 @@ def build_blocks(config: Config) -> keras.Model:
     )
 
 
+class SmallTranspose(keras.layers.Conv2DTranspose):
+    """A transposed convolution, 4x4 and stride 2, as a matrix product where pictures are small.
+
+    At the report's bottleneck 33 MB of weights meet 4 or 16 pixels; a convolution on a CPU brings
+    them into another order first, at every step, and takes two to four times as long.
+    """
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Enlarge [n, h, w, c] to [n, 2h, 2w, filters]."""
+        height, width, channels = inputs.shape[1:]
+        if height > 4 or self.strides != (2, 2) or tf.config.list_physical_devices("GPU"):
+            return super().call(inputs)
+        kernel = tf.reshape(tf.convert_to_tensor(self.kernel), [-1, channels])
+        pixels = tf.matmul(kernel, tf.reshape(inputs, [-1, channels]), transpose_b=True)
+        # Each pixel makes 4x4, 2 apart from the next one's: halves of neighbours add up.
+        x = tf.reshape(tf.transpose(pixels), [-1, height, width, 2, 2, 2, 2, self.filters])
+        none, before, after = [0, 0], [1, 0], [0, 1]
+        upper, lower = tf.unstack(x, axis=3)
+        x = tf.pad(upper, [none, after] + [none] * 5) + tf.pad(lower, [none, before] + [none] * 5)
+        left, right = tf.unstack(x, axis=4)
+        x = tf.pad(left, [none, none, after] + [none] * 3)
+        x += tf.pad(right, [none, none, before] + [none] * 3)
+        x = tf.transpose(x, [0, 1, 3, 2, 4, 5])
+        return tf.reshape(x, [-1, 2 * height + 2, 2 * width + 2, self.filters])[:, 1:-1, 1:-1]
+
+
+def stock_layers(network: keras.Model) -> keras.Model:
+    """Copy a network into layers of Keras alone, which load without this script."""
+
+    def copied(layer: keras.layers.Layer) -> keras.layers.Layer:
+        small = isinstance(layer, SmallTranspose)
+        kind = keras.layers.Conv2DTranspose if small else type(layer)
+        return kind.from_config(layer.get_config())
+
+    copy = keras.models.clone_model(network, clone_function=copied)
+    copy.set_weights(network.get_weights())
+    return copy
+
+
 def batch_norm(name: str) -> keras.layers.Layer:
     """Batch norm over the whole batch, however many replicas share it."""
     shared = tf.distribute.get_strategy().num_replicas_in_sync > 1
@@ -1270,7 +1330,7 @@ def build_pix2pix(config: Config) -> keras.Model:
         skips.append(x)
     for i in range(1, config.depth):
         count, stride, skip = filters[-1 - i], strides[-i], skips[-1 - i]
-        x = layers.Conv2DTranspose(count, 4, stride, use_bias=False, name=f"up{i}", **shape)(x)
+        x = SmallTranspose(count, 4, stride, use_bias=False, name=f"up{i}", **shape)(x)
         x = batch_norm(f"up{i}_norm")(x)
         if i <= 3 and config.dropout:
             seed = config.seed * 10 + i
@@ -1538,31 +1598,32 @@ class Pix2Pix:
         config = self.config
         # For Adam the noise of a step stays the same so (Malladi et al. 2022, arXiv:2205.10287).
         ratio = config.batch_size / (config.rate_batch or config.batch_size)
-        rate: Any = config.learning_rate * ratio**0.5
+        generates = network is self.generator
+        rate: Any = (config.learning_rate if generates else config.discriminator_rate) * ratio**0.5
         if config.schedule == "cosine":
             rate = keras.optimizers.schedules.CosineDecay(
                 *(0.0 if config.warmup else rate, max(1, config.steps - config.warmup)),
                 warmup_target=rate if config.warmup else None,
                 warmup_steps=config.warmup,
             )
-        muon = config.optimizer == "muon" and network is self.generator
+        muon = config.optimizer == "muon" and generates
         optimizer = (Muon if muon else FusedAdam)(rate, config.beta_1, config.beta_2)
         if precision_policy(config) == "mixed_float16":
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         optimizer.build(network.trainable_variables)
         return optimizer
 
-    def _train_steps(self, *examples: Any) -> tf.Tensor:
+    def _train_steps(self, drawn: Mapping[str, Any]) -> tf.Tensor:
         """Train on the steps of one call of ``training_batches``; return losses [steps, kinds]."""
 
-        def example(step: tf.Tensor, *parts: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            return training_example(self.config, *tf.nest.map_structure(lambda x: x[step], parts))
+        def example(step: tf.Tensor, drawn: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            return training_example(self.config, {name: x[step] for name, x in drawn.items()})
 
-        photos = self.strategy.experimental_local_results(examples[0])[0]
+        photos = self.strategy.experimental_local_results(drawn["photo"])[0]
         steps = tf.shape(photos)[0]
         losses = tf.TensorArray(tf.float32, steps, element_shape=[len(LOSSES)])
         for step in tf.range(steps):
-            batch = self.strategy.run(example, (step, *examples))
+            batch = self.strategy.run(example, (step, drawn))
             losses = losses.write(step, self._train_step(*batch))
         return losses.stack()
 
@@ -2233,14 +2294,14 @@ class Training:
         batches = iter(self.strategy.distribute_datasets_from_function(self._batches))
         self.began = time.monotonic() - progress.seconds
         train_steps = self.model.train_steps
-        train_steps.get_concrete_function(*batches.element_spec)  # so that no step times it
+        train_steps.get_concrete_function(batches.element_spec)  # so that no step times it
         self.interval, trace = Interval(config), Trace(config, self.out, progress.step)
         stopping = self.model.total(bool(stop)) > 0
         for _, done in calls(config, progress.step, config.steps):
             if stopping:
                 break
             trace.before(progress.step)
-            self.interval.add(train_steps(*self.interval.timed(batches)))
+            self.interval.add(train_steps(self.interval.timed(batches)))
             progress.step = done
             last = done == config.steps
             validating = last or done % config.validate_every == 0
@@ -2446,8 +2507,9 @@ def versions() -> dict[str, str]:
 def save_networks(model: Pix2Pix, out: Path) -> None:
     """Save the generator that predicts as ``.h5`` and ``.keras``, the discriminator as ``.h5``."""
     absl.logging.set_verbosity(absl.logging.ERROR)  # Keras warns that .h5 is a legacy format
-    write_whole(out / "generator.h5", model.averaged.save)
-    write_whole(out / "generator.keras", model.averaged.save)
+    generator = stock_layers(model.averaged)
+    write_whole(out / "generator.h5", generator.save)
+    write_whole(out / "generator.keras", generator.save)
     if "discriminator" in model.networks:
         write_whole(out / "discriminator.h5", model.networks["discriminator"].save)
 

@@ -226,11 +226,12 @@ def test_more_test_pictures_than_a_batch_are_all_written(
 
 
 @pytest.mark.parametrize(("batch", "rate"), [(16, 1e-3), (64, 2e-3), (4, 5e-4)])
-def test_the_learning_rate_is_scaled_with_the_batch(pix2pix, batch, rate):
+def test_both_learning_rates_are_scaled_with_the_batch(pix2pix, batch, rate):
     settings = {"learning_rate": 1e-3, "schedule": "constant", "warmup": 0, "lambda_gan": 0.02}
+    settings["discriminator_rate"] = 1e-4
     model = pix2pix.Pix2Pix(small(pix2pix, batch_size=batch, rate_batch=16, **settings))
     rates = [float(optimizer.learning_rate) for optimizer in model.optimizers.values()]
-    assert rates == pytest.approx([rate, rate])
+    assert rates == pytest.approx([rate, rate / 10])
 
 
 # Several runs together

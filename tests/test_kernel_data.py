@@ -6,7 +6,6 @@ import subprocess
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from conftest import PROJECT
 from PIL import Image
 
@@ -341,9 +340,9 @@ def pictures(pix2pix, count):
 def examples(pix2pix, config, photos, first, last, replicas=1):
     """Inputs, masks and targets of every step and replica."""
     for part in pix2pix.training_batches(config, photos, first, last, replicas):
-        for step in range(len(part[0])):
-            one = tf.nest.map_structure(lambda x, step=step: x[step], part)
-            yield pix2pix.training_example(config, *one)
+        for step in range(len(part["photo"])):
+            one = {name: value[step] for name, value in part.items()}
+            yield pix2pix.training_example(config, one)
 
 
 def test_an_epoch_shows_each_image_under_each_symmetry_once_in_an_order_of_its_own(pix2pix):
@@ -396,9 +395,9 @@ def test_noise_reaches_the_input_and_never_the_target(pix2pix):
     config = pix2pix.make_config({"noise": 0.1, "jitter": 256, "flip": False})
     photo = np.full((1, 256, 256, 3), 128, np.uint8)
     boxes = np.array([[(0, 0), (181, 181)]], np.int32)
-    drawn = pix2pix.draw_example(config, 1, np.int64(0))
-    drawn = {name: value[None] for name, value in drawn.items()}
-    seen, _, target = pix2pix.training_example(config, photo, boxes, np.zeros((1, 3), bool), drawn)
+    drawn = {name: value[None] for name, value in pix2pix.draw_example(config, 0).items()}
+    drawn |= {"photo": photo, "boxes": boxes, "symmetry": np.zeros((1, 3), bool)}
+    seen, _, target = pix2pix.training_example(config, drawn)
     known = 1 - pix2pix.hole_mask(boxes)[0, ..., 0].numpy()
     assert np.allclose(target, 128 / 127.5 - 1, atol=1e-6)
     assert np.std(seen[0].numpy()[known == 1]) == pytest.approx(0.2, rel=0.05)

@@ -21,7 +21,9 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 import pix2pix
 pix2pix.main()
 """
-FLAGS = ("--batch-size", 2, "--steps", 5, "--dropout", 0, "--jitter", 256, "--learning-rate", 1e-3)
+FLAGS = ("--batch-size", 2, "--steps", 5, "--dropout", 0, "--jitter", 256)
+SMALL = ("--preset", "best", "--width", 8, "--depth", 2, "--blocks", 1, "--warmup", 0)
+SMALL += ("--learning-rate", 1e-3)
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def run_on_one(python, sample):
     "preset",
     [
         ("--preset", "report", "--lambda-l1", 10, "--lambda-disc", 2),
-        ("--preset", "best", "--width", 8, "--depth", 2, "--blocks", 1, "--warmup", 0),
+        SMALL,
     ],
 )
 def test_two_devices_give_the_losses_of_one(run_on_two, run_on_one, tmp_path, preset):
@@ -128,9 +130,6 @@ def wait_for(process, log, reached):
     while not reached():
         assert process.poll() is None and time.monotonic() < deadline, log.read_text()
         time.sleep(0.05)
-
-
-SMALL = ("--preset", "best", "--width", 8, "--depth", 2, "--blocks", 1, "--warmup", 0)
 
 
 def test_two_workers_give_the_losses_of_one_and_one_of_them_writes(
