@@ -100,6 +100,8 @@ class Config:
     out: str = setting("", "Run folder to write.", session=True)
     resume_from: str = setting("", "Folder holding, at any depth, an earlier run to go on from.",
         session=True)
+    start_from: str = setting("", "Folder holding, at any depth, an earlier run whose generator to "
+        "start with; all else starts anew.")
     seed: int = setting(0, "Seed of everything random.", low=0)
     require_gpu: bool = setting(False, "Stop at once where there is no GPU.", session=True)
     # Data
@@ -133,8 +135,10 @@ class Config:
         "is then the prefill.")
     generator: str = setting("pix2pix", "The report's U-Net, or one of residual blocks on patches "
         "of the picture.", choices=("pix2pix", "blocks"))
-    width: int = setting(64, "Filters of the first layer.", low=1)
-    depth: int = setting(8, "Down layers; the first 8 halve the image.", low=1, high=10)
+    width: int = setting(64, "Filters of the first layer; of generator 'blocks', at an eighth of "
+        "the resolution.", low=1)
+    depth: int = setting(8, "Down layers, of which the first 8 halve the image; or levels of "
+        "generator 'blocks'.", low=1, high=10)
     dropout: float = setting(0.5, "Dropout of the first three up layers.", low=0, high=0.95)
     patch: int = setting(8, "Side of the patches of generator 'blocks', px.", low=1, high=32)
     blocks: int = setting(2, "Residual blocks a level of generator 'blocks'.", low=1)
@@ -221,8 +225,12 @@ class Config:
                     raise UserError(f"{f.name} = {value!r}: give at most {meta['high']}.")
         if self.generator == "pix2pix" and self.depth < 4:
             raise UserError(f"depth = {self.depth}: generator pix2pix takes at least 4.")
-        if self.generator == "blocks" and self.width % 8:
-            raise UserError(f"width = {self.width}: generator blocks takes a multiple of 8.")
+        step = max(8, 32 // self.patch)
+        if self.generator == "blocks" and self.width % step:
+            raise UserError(
+                f"width = {self.width}: generator blocks with patches of {self.patch} px takes a "
+                f"multiple of {step}."
+            )
         smallest = SIDE // self.patch >> (self.depth - 1)
         if self.generator == "blocks" and (SIDE % self.patch or not smallest):
             raise UserError(
@@ -248,7 +256,8 @@ BEST: dict[str, Any] = {
     "residual": True,
     "generator": "blocks",
     "width": 48,
-    "depth": 4,
+    "depth": 5,
+    "patch": 4,
     "loss_region": "holes",
     "lambda_gan": 0.0,
     "lambda_l1": 0.0,
@@ -1221,9 +1230,12 @@ def build_blocks(config: Config) -> keras.Model:
     """
     layers = keras.layers
 
+    def normalised(x: Any, name: str) -> Any:
+        return layers.GroupNormalization(math.gcd(8, x.shape[-1]), name=name)(x)
+
     def block(x: Any, name: str) -> Any:
         count = x.shape[-1]
-        y = layers.GroupNormalization(8, name=f"{name}_norm1")(x)
+        y = normalised(x, f"{name}_norm1")
         y = layers.Activation("swish", name=f"{name}_act1")(y)
         y = layers.Conv2D(count, 3, padding="same", name=f"{name}_conv1")(y)
         y = layers.Activation("swish", name=f"{name}_act2")(y)
@@ -1234,13 +1246,14 @@ def build_blocks(config: Config) -> keras.Model:
 
     def attend(x: Any, name: str) -> Any:
         height, width, count = x.shape[1:]
-        y = layers.GroupNormalization(8, name=f"{name}_norm")(x)
+        y = normalised(x, f"{name}_norm")
         y = layers.Reshape((height * width, count), name=f"{name}_flat")(y)
         y = layers.MultiHeadAttention(4, count // 4, name=f"{name}_heads")(y, y)
         y = layers.Reshape((height, width, count), name=f"{name}_square")(y)
         return layers.Add(name=name)([x, y])
 
-    filters = [config.width * min(2**i, 4) for i in range(config.depth)]
+    sides = [config.patch * 2**level for level in range(config.depth)]  # of a cell, px
+    filters = [config.width * min(side, 32) // 8 for side in sides]
     inputs, x = generator_inputs(config)
     x = layers.Conv2D(filters[0], config.patch, config.patch, name="patches")(x)
     skips = []
@@ -1259,7 +1272,7 @@ def build_blocks(config: Config) -> keras.Model:
         x = layers.Conv2D(filters[level], 1, name=f"merge{level}")(x)
         for i in range(config.blocks):
             x = block(x, f"up{level}_block{i + 1}")
-    x = layers.GroupNormalization(8, name="end_norm")(x)
+    x = normalised(x, "end_norm")
     x = layers.Activation("swish", name="end_act")(x)
     return generator_output(
         config, inputs, x, {"kernel_size": config.patch, "strides": config.patch}
@@ -1562,6 +1575,11 @@ class Muon(FusedAdam):
         return sum(5 * 2 * (2 * short**2 * long + short**3) for short, long in shapes)
 
 
+def predictor(config: Config) -> str:
+    """How the names of the variables begin with which a run predicts."""
+    return "averaged/" if config.ema else "generator/"
+
+
 class Pix2Pix:
     """Both networks, both optimisers and the step: all of a run's state that is trained.
 
@@ -1588,9 +1606,8 @@ class Pix2Pix:
             networks["discriminator"] = self.discriminator = build_discriminator(config)
         self.optimizers = {name: self._optimizer(network) for name, network in networks.items()}
         self.networks = dict(networks)
-        self.averaged, self.predictor = self.generator, "generator/"
+        self.averaged, self.predictor = self.generator, predictor(config)
         if config.ema:
-            self.predictor = "averaged/"
             self.networks["averaged"] = self.averaged = build_generator(config)
             self.averaged.set_weights(self.generator.get_weights())
 
@@ -2013,6 +2030,18 @@ def refuse_another_run(config: Config, out: Path) -> None:
             )
 
 
+def newest_checkpoint(name: str, folder: str) -> Path:
+    """Find the checkpoint of the most steps anywhere under the folder that a setting names.
+
+    Raises:
+        UserError: where there is none.
+    """
+    found = sorted(Path(folder).rglob("checkpoint.npz"))
+    if not found:
+        raise UserError(f"no checkpoint.npz under {name} = {folder}: attach it.")
+    return max(found, key=lambda path: read_record(path)["step"])
+
+
 def adopt_earlier_run(config: Config, out: Path) -> None:
     """Copy the checkpoint and the logs of the run to go on from, if ``out`` has none yet.
 
@@ -2021,15 +2050,31 @@ def adopt_earlier_run(config: Config, out: Path) -> None:
     """
     if not config.resume_from or (out / "checkpoint.npz").exists():
         return
-    found = sorted(Path(config.resume_from).rglob("checkpoint.npz"))
-    if not found:
-        raise UserError(f"no checkpoint.npz under resume_from = {config.resume_from}: attach it.")
-    newest = max(found, key=lambda path: read_record(path)["step"])
+    newest = newest_checkpoint("resume_from", config.resume_from)
     for name in ("best.npz", "training_log.csv", "metrics.jsonl", "checkpoint.npz"):
         if (newest.parent / name).exists():
             source = newest.parent / name
             write_whole(out / name, functools.partial(shutil.copyfile, source))
     say(f"going on from {newest}")
+
+
+def earlier_run(checkpoint: Path, config: Config) -> tuple[Config, Path]:
+    """Settings of the run of a checkpoint, and the file of the weights that it predicts with.
+
+    Raises:
+        UserError: where it may have learned from pictures that are held out here.
+    """
+    settings = read_record(checkpoint)["config"]
+    for name in ("limit", "split_seed", "validation_per_class"):
+        if settings.get(name) != getattr(config, name):
+            raise UserError(
+                f"{checkpoint} was trained with {name} = {settings.get(name)!r}, not "
+                f"{getattr(config, name)!r}: it may have seen what is held out; set {name}."
+            )
+    known = {f.name for f in fields(Config)}
+    earlier = make_config({k: v for k, v in settings.items() if k in known})
+    best = checkpoint.with_name("best.npz")
+    return earlier, best if earlier.export == "best" and best.exists() else checkpoint
 
 
 def load_members(config: Config) -> list[Pix2Pix]:
@@ -2044,18 +2089,9 @@ def load_members(config: Config) -> list[Pix2Pix]:
         raise UserError(f"no checkpoint.npz under members = {config.members!r}: name run folders.")
     models = []
     for path in found:
-        settings = read_record(path)["config"]
-        for name in ("limit", "split_seed", "validation_per_class"):
-            if settings.get(name) != getattr(config, name):
-                raise UserError(
-                    f"{path} was trained with {name} = {settings.get(name)!r}, not "
-                    f"{getattr(config, name)!r}: it may have seen what is held out; set {name}."
-                )
-        known = {f.name for f in fields(Config)}
-        model = Pix2Pix(make_config({k: v for k, v in settings.items() if k in known}))
-        best = path.with_name("best.npz")
-        chosen = best if model.config.export == "best" and best.exists() else path
-        restore(chosen, model.variables(model.predictor))
+        earlier, weights = earlier_run(path, config)
+        model = Pix2Pix(earlier)
+        restore(weights, model.variables(model.predictor))
         models.append(model)
     say(f"averaging {len(models)} networks: " + ", ".join(str(path.parent) for path in found))
     return models
@@ -2255,6 +2291,8 @@ class Training:
         self._introduce()
         if self.checkpoint.exists():
             self._resume()
+        elif config.start_from:
+            self._take_over(newest_checkpoint("start_from", config.start_from))
         self._agree(self.progress.step, f"different checkpoints: let them share --out {out}")
         count = len(dataset.training.photos) if dataset.training else 0
         self._agree(count, "different numbers of photos: give them the same --data and --cache")
@@ -2271,6 +2309,15 @@ class Training:
         each, once = training_flops(self.model) / 1e9, update_flops(self.model) / 1e9
         update = f", and {once:.3g} for the update" if once else ""
         say(f"a step: {each:.3g} GFLOP an image{update}")
+
+    def _take_over(self, checkpoint: Path) -> None:
+        """Start with the generator of an earlier run."""
+        earlier, weights = earlier_run(checkpoint, self.config)
+        prefix = predictor(earlier)
+        for mine in {"generator/", self.model.predictor}:
+            names = self.model.variables(mine).items()
+            restore(weights, {prefix + name.removeprefix(mine): value for name, value in names})
+        say(f"starting with the generator of {weights}")
 
     def _resume(self) -> None:
         record = read_record(self.checkpoint)

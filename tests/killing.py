@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-TINY = ("--preset", "best", "--width", "8", "--depth", "2", "--blocks", "1", "--batch-size", "2")
+TINY = ("--preset", "best", "--width", "8", "--patch", "8", "--depth", "2")
+TINY += ("--blocks", "1", "--batch-size", "2")
 EVERY = ("--log-every", "1", "--checkpoint-every", "1", "--validate-every", "7", "--ensemble", "1")
 
 

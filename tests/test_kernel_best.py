@@ -9,11 +9,12 @@ import pytest
 import tensorflow as tf
 from test_kernel_training import step_of_noise
 
-TINY = ("--preset", "best", "--width", "8", "--blocks", "1", "--batch-size", "2", "--log-every", 1)
+TINY = ("--preset", "best", "--width", 8, "--blocks", 1, "--batch-size", 2, "--log-every", 1)
 
 
 def small(pix2pix, **settings):
-    tiny = {"preset": "best", "width": 8, "blocks": 1, "depth": 2, "batch_size": 2, "steps": 10}
+    tiny = {"preset": "best", "width": 8, "blocks": 1, "patch": 8, "depth": 2}
+    tiny |= {"batch_size": 2, "steps": 10}
     tiny["rate_batch"] = 0  # learning rates as they are given
     return pix2pix.make_config(tiny | settings)
 
@@ -237,7 +238,8 @@ def test_both_learning_rates_are_scaled_with_the_batch(pix2pix, batch, rate):
 # Several runs together
 
 
-SMALL = ("--preset", "best", "--width", 8, "--depth", 2, "--blocks", 1, "--batch-size", 2)
+SMALL = ("--preset", "best", "--width", 8, "--patch", 8, "--depth", 2, "--blocks", 1)
+SMALL += ("--batch-size", 2)
 SMALL += ("--learning-rate", 0.01, "--warmup", 0, "--validation-per-class", 1)
 
 
@@ -278,3 +280,28 @@ def test_an_average_refuses_who_may_have_seen_what_is_held_out(run_kernel, sampl
     code, _, error = run_kernel(*flags, "--members", tmp_path / "nowhere")
     assert code == 1
     assert "no checkpoint.npz under members" in error
+
+
+def test_a_run_starts_with_the_generator_of_another(run_kernel, sample, tmp_path):
+    first, second = (("--data", sample, "--out", tmp_path / name) for name in ("first", "second"))
+    run_kernel(*first, *SMALL, "--steps", 5, "--ensemble", 1, "--log-every", 1)
+    begin = ("--preset", "perceptual", "--start-from", tmp_path / "first", "--steps", 0)
+    code, out, error = run_kernel(*second, *SMALL, *begin)
+    assert (code, error) == (0, "")
+    assert f"starting with the generator of {tmp_path / 'first' / 'best.npz'}" in out
+    scores = [
+        json.loads((tmp_path / name / "run.json").read_text())["metrics"]["hole_rmse"]
+        for name in ("first", "second")
+    ]
+    assert scores[0]["model"] != scores[0]["harmonic"]
+    assert scores[0] == scores[1]
+
+
+def test_a_run_starts_with_no_other_network(run_kernel, sample, tmp_path):
+    first, second = (("--data", sample, "--out", tmp_path / name) for name in ("first", "second"))
+    run_kernel(*first, *SMALL, "--steps", 1, "--ensemble", 1)
+    code, _, error = run_kernel(*second, *SMALL, "--width", 16, "--start-from", tmp_path / "first")
+    assert code == 1
+    assert "has no fitting averaged/" in error and "another configuration" in error
+    code, _, error = run_kernel(*second, *SMALL, "--start-from", tmp_path / "nowhere")
+    assert (code, "no checkpoint.npz under start_from" in error) == (1, True)

@@ -29,6 +29,8 @@ def test_every_setting_is_a_flag_with_its_doc_and_its_value(pix2pix, run_kernel)
         ({"lambda_L1": 1.0}, ["'lambda_L1'", "'lambda_l1'"]),
         ({"width": "64"}, ["width = '64'", "int"]),
         ({"width": True}, ["width = True", "int"]),
+        ({"preset": "best", "width": 20}, ["width = 20", "patches of 4 px", "multiple of 8"]),
+        ({"preset": "best", "width": 24, "patch": 2}, ["width = 24", "multiple of 16"]),
         ({"flip": 1}, ["flip = 1", "bool"]),
         ({"holes": "some"}, ["holes = 'some'", "csv, random"]),
         ({"depth": 11}, ["depth = 11", "at most 10"]),

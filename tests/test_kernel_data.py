@@ -246,7 +246,8 @@ def test_the_cache_is_where_half_of_what_is_free_will_do(
     assert pix2pix.choose_cache("disk", 10) == "disk"
 
 
-TINY = ("--preset", "best", "--width", "8", "--depth", "2", "--blocks", "1", "--batch-size", "8")
+TINY = ("--preset", "best", "--width", "8", "--patch", "8", "--depth", "2", "--blocks", "1")
+TINY += ("--batch-size", "8")
 
 
 def test_photos_decoded_when_used_train_the_same(run_kernel, sample, tmp_path):

@@ -22,8 +22,8 @@ import pix2pix
 pix2pix.main()
 """
 FLAGS = ("--batch-size", 2, "--steps", 5, "--dropout", 0, "--jitter", 256)
-SMALL = ("--preset", "best", "--width", 8, "--depth", 2, "--blocks", 1, "--warmup", 0)
-SMALL += ("--learning-rate", 1e-3)
+SMALL = ("--preset", "best", "--width", 8, "--patch", 8, "--depth", 2, "--blocks", 1)
+SMALL += ("--warmup", 0, "--learning-rate", 1e-3)
 
 
 @pytest.fixture
@@ -78,7 +78,8 @@ def test_two_devices_give_the_losses_of_one(run_on_two, run_on_one, tmp_path, pr
 
 
 def test_a_run_on_two_devices_goes_on_where_it_stopped(run_on_two, tmp_path):
-    flags = ("--preset", "best", "--width", 8, "--depth", 1, "--blocks", 1, "--ensemble", 1)
+    flags = ("--preset", "best", "--width", 8, "--patch", 8, "--depth", 1, "--blocks", 1)
+    flags += ("--ensemble", 1)
     for steps in (2, 4):
         done = run_on_two(tmp_path, *flags, "--batch-size", 2, "--steps", steps)
         assert done.returncode == 0, done.stderr
@@ -231,7 +232,7 @@ def test_a_batch_that_does_not_divide_is_refused_with_both_numbers(run_on_two, t
 def test_half_precision_trains_and_saves_networks_that_predict_the_same(
     run_kernel, pix2pix, sample, tmp_path, precision
 ):
-    flags = ("--preset", "best", "--width", 8, "--depth", 2, "--blocks", 1, "--warmup", 0)
+    flags = ("--preset", "best", "--width", 8, "--patch", 8, "--depth", 2, "--blocks", 1)
     code, out, error = run_kernel(
         *("--data", sample, "--out", tmp_path, *TINY, *flags, "--batch-size", 2, "--steps", 4),
         *("--precision", precision, "--ensemble", 1),
@@ -245,7 +246,7 @@ def test_half_precision_trains_and_saves_networks_that_predict_the_same(
 
 
 def test_xla_gives_the_same_losses(run_kernel, sample, tmp_path):
-    flags = ("--preset", "best", "--width", 8, "--depth", 2, "--blocks", 1, "--warmup", 0)
+    flags = ("--preset", "best", "--width", 8, "--patch", 8, "--depth", 2, "--blocks", 1)
     for xla in ("on", "off"):
         code, _, error = run_kernel(
             *("--data", sample, "--out", tmp_path / xla, *TINY, *flags, "--batch-size", 2),
