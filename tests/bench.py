@@ -377,7 +377,7 @@ def main() -> None:
     for name in sys.argv[1:] or BENCHMARKS:
         for each in BENCHMARKS[name]():
             rows.append(each)
-            ratio = "" if each["ratio"] is None else f"{each['ratio']:.1f}"
+            ratio = "" if each["ratio"] is None else f"{each['ratio']:.3g}"
             print(
                 f"{each['what']:36} {each['ours']:>18}   {each['compared with']:36} {ratio}",
                 flush=True,
