@@ -1163,12 +1163,12 @@ def training_batches(
         drawn |= {name: np.stack([one[name] for one in each]) for name in each[0]}
         if masked_files:
             drawn["masked"] = masked_files(drawn["photo"], drawn["boxes"])
-        return [drawn[name] for name in one]
+        return [drawn[name] for name in example]
 
     photo = np.empty((SIDE, SIDE, 3), np.uint8)
-    one = {"photo": photo, "symmetry": symmetries[0], "boxes": pictures.boxes[0]}
-    one |= draw_example(config, 0) | ({"masked": photo} if masked_files else {})
-    kinds = [tf.as_dtype(value.dtype) for value in one.values()]
+    example = {"photo": photo, "symmetry": symmetries[0], "boxes": pictures.boxes[0]}
+    example |= draw_example(config, 0) | ({"masked": photo} if masked_files else {})
+    kinds = [tf.as_dtype(value.dtype) for value in example.values()]
 
     def examples(part: tf.Tensor) -> dict[str, tf.Tensor]:
         images = tf.range(part[0], part[1])[:, None] * config.batch_size + part[2] * size
@@ -1176,8 +1176,8 @@ def training_batches(
         places = shuffled(config.seed, count * len(symmetries), positions)
         drawn = tf.numpy_function(draw, [positions, places], kinds, stateful=False)
         return {
-            name: tf.reshape(values, [part[1] - part[0], size, *one[name].shape])
-            for name, values in zip(one, drawn, strict=True)
+            name: tf.reshape(values, [part[1] - part[0], size, *example[name].shape])
+            for name, values in zip(example, drawn, strict=True)
         }
 
     dataset = tf.data.Dataset.from_tensor_slices(np.array(parts, np.int64).reshape(-1, 3))

@@ -232,9 +232,8 @@ def test_a_batch_that_does_not_divide_is_refused_with_both_numbers(run_on_two, t
 def test_half_precision_trains_and_saves_networks_that_predict_the_same(
     run_kernel, pix2pix, sample, tmp_path, precision
 ):
-    flags = ("--preset", "best", "--width", 8, "--patch", 8, "--depth", 2, "--blocks", 1)
     code, out, error = run_kernel(
-        *("--data", sample, "--out", tmp_path, *TINY, *flags, "--batch-size", 2, "--steps", 4),
+        *("--data", sample, "--out", tmp_path, *TINY, *SMALL, "--batch-size", 2, "--steps", 4),
         *("--precision", precision, "--ensemble", 1),
     )
     assert (code, error) == (0, "")
@@ -246,10 +245,9 @@ def test_half_precision_trains_and_saves_networks_that_predict_the_same(
 
 
 def test_xla_gives_the_same_losses(run_kernel, sample, tmp_path):
-    flags = ("--preset", "best", "--width", 8, "--patch", 8, "--depth", 2, "--blocks", 1)
     for xla in ("on", "off"):
         code, _, error = run_kernel(
-            *("--data", sample, "--out", tmp_path / xla, *TINY, *flags, "--batch-size", 2),
+            *("--data", sample, "--out", tmp_path / xla, *TINY, *SMALL, "--batch-size", 2),
             *("--steps", 4, "--xla", xla, "--ensemble", 1),
         )
         assert (code, error) == (0, "")
