@@ -1,6 +1,7 @@
 """The dry run: the kernel as a program on a small subset."""
 
 import json
+import shutil
 import subprocess
 
 from conftest import PROJECT
@@ -8,9 +9,9 @@ from conftest import PROJECT
 QUICK = ("--steps", "2", "--preset", "report", "--set", "width=2", "--set", "log_every=1")
 
 
-def dry_run(python, *arguments):
+def dry_run(python, *arguments, folder=PROJECT):
     command = [python, "-m", "tools", "dry-run", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=PROJECT)
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
 
 
 def test_it_prints_one_table_of_scores_and_where_everything_is(python, sample, tmp_path):
@@ -44,3 +45,14 @@ def test_a_setting_without_a_value_is_refused_before_anything_runs(python, sampl
     done = dry_run(python, "--data", sample, "--out", tmp_path / "run", "--set", "width")
     assert done.returncode == 1 and "name=value" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_mistakes_leave_what_the_last_run_made(python, sample, tmp_path):
+    shutil.copytree(PROJECT / "kernel", tmp_path / "kernel")
+    made = tmp_path / "runs" / "dry-run" / "run" / "generator.h5"
+    made.parent.mkdir(parents=True)
+    made.write_text("weights")
+    for _ in range(2):
+        done = dry_run(python, "--data", sample, "--set", "widht=3", folder=tmp_path)
+        assert done.returncode == 1 and "--width" in done.stderr
+    assert (tmp_path / "runs" / "dry-run" / "earlier" / "generator.h5").read_text() == "weights"

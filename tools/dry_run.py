@@ -120,8 +120,10 @@ def run_dry_run(
     if not SCRIPT.is_file():
         raise UserError(f"{SCRIPT} is not here.", "Run the command in the project's folder.")
     if out is None:
-        out = FOLDER / "run"
-        shutil.rmtree(out, ignore_errors=True)
+        out, earlier = FOLDER / "run", FOLDER / "earlier"
+        if out.exists():  # kept once: this run may end at a mistyped setting
+            shutil.rmtree(earlier, ignore_errors=True)
+            out.rename(earlier)
     if data is None:
         data, limit = datasets.sample_folder(), limit or 0
     settings = SETTINGS | {"preset": preset, "limit": LIMIT if limit is None else limit}
