@@ -14,6 +14,7 @@ folder and writes a run folder: the trained networks, logs, pictures, the submis
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import difflib
@@ -102,7 +103,7 @@ class Config:
         session=True)
     start_from: str = setting("", "Folder holding, at any depth, an earlier run whose generator to "
         "start with; all else starts anew.")
-    seed: int = setting(0, "Seed of everything random.", low=0)
+    seed: int = setting(0, "Seed of everything random.", low=0, high=2**32 - 1)
     require_gpu: bool = setting(False, "Stop at once where there is no GPU.", session=True)
     # Data
     limit: int = setting(0, "Images a class to use; 0 means all.", low=0)
@@ -718,6 +719,11 @@ class Pictures:
     masked: np.ndarray | None
     clean: Any  # an array, or what is indexed like one
 
+    @property
+    def names(self) -> list[str]:
+        """What each picture is known by, whatever folder it lies in."""
+        return [f"{photo.label}/{photo.name}" for photo in self.photos]
+
     @classmethod
     def of(cls, photos: list[Photo], masked: Any, clean: Any) -> Pictures:
         """Put pictures and their boxes together."""
@@ -767,9 +773,12 @@ def load_dataset(config: Config) -> Dataset:
             faults[str(file.relative_to(base))] = fault
         good = [i for i in range(len(photos)) if i not in bad_clean and i not in bad_holed]
         if len(good) < len(photos):
-            holed = holed[good] if masked else holed
-            clean, photos = clean[good], [photos[i] for i in good]
-        return Pictures.of(photos, holed if masked else None, clean)
+            for to, index in enumerate(good):  # in place: there may be no memory for a copy
+                clean[to] = clean[index]
+                if masked:
+                    holed[to] = holed[index]
+            photos = [photos[i] for i in good]
+        return Pictures.of(photos, holed[: len(good)] if masked else None, clean[: len(good)])
 
     if cache == "none":
         files = [p.clean for p in training if p.clean]
@@ -832,9 +841,10 @@ def hole_mask(boxes: tf.Tensor) -> tf.Tensor:
 
 
 def hole_pixels(boxes: tf.Tensor) -> tf.Tensor:
-    """Coordinates of every pixel of every hole: int32 [n, boxes, 75, 75, 2]."""
-    grid = tf.stack(tf.meshgrid(tf.range(HOLE), tf.range(HOLE), indexing="ij"), -1)
-    return boxes[:, :, None, None, :] + grid
+    """Coordinates of every pixel of every hole: int64, which a GPU adds, [n, boxes, 75, 75, 2]."""
+    return tf.cast(boxes, tf.int64)[:, :, None, None, :] + np.indices((HOLE, HOLE)).transpose(
+        1, 2, 0
+    )
 
 
 def crop_holes(images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
@@ -845,7 +855,7 @@ def crop_holes(images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
 def paste_holes(images: tf.Tensor, boxes: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     """Replace the holes by ``values`` [n, boxes, 75, 75, c]; the second of a pair wins."""
     pixels = hole_pixels(boxes)
-    image = tf.range(tf.shape(boxes)[0])[:, None, None, None, None]
+    image = tf.range(tf.shape(boxes, tf.int64)[0])[:, None, None, None, None]
     where = tf.concat([tf.broadcast_to(image, tf.shape(pixels[..., :1])), pixels], -1)
 
     def pairs(x: tf.Tensor) -> list[tf.Tensor]:
@@ -1105,8 +1115,8 @@ def training_example(
         symmetry = tf.concat([symmetry[:, :2], columns[:, None]], 1)
 
     def moved(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        images = tf.cast(images, tf.float32) / 255  # before it is turned: a GPU turns no bytes
         images, boxes = apply_symmetry(images, drawn["boxes"], symmetry)
-        images = tf.cast(images, tf.float32) / 255
         if config.jitter > SIDE:
             images, boxes = jittered(images, boxes, config.jitter, drawn["corner"])
         return images, boxes
@@ -1383,6 +1393,7 @@ def build_discriminator(config: Config) -> keras.Model:
 
 # The generator's total and its three parts; the discriminator's.
 LOSSES = ("gen", "gan", "l1", "l2", "disc")
+LOSS_SCALE = "loss_scale"  # in the names of variables that only float16 has
 
 
 def cross_entropy(is_real: float, logits: tf.Tensor) -> tf.Tensor:
@@ -1400,20 +1411,17 @@ def mean_error(config: Config, error: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(error * mask) / values
 
 
-def gpu_names() -> list[str]:
-    """Names of the GPUs that TensorFlow sees."""
-    gpus = tf.config.list_physical_devices("GPU")
-    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-    return [d.get("device_name", g.name) for d, g in zip(details, gpus, strict=True)]
+def gpus() -> list[dict[str, Any]]:
+    """Details of the GPUs that TensorFlow sees."""
+    seen = tf.config.list_physical_devices("GPU")
+    return [{"device_name": g.name} | tf.config.experimental.get_device_details(g) for g in seen]
 
 
 def precision_policy(config: Config) -> str:
     """Name the Keras policy: a GPU's own half precision, if ``auto``, and float32 elsewhere."""
     kind = config.precision
     if kind == "auto":
-        gpus = tf.config.list_physical_devices("GPU")
-        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-        oldest = min((d.get("compute_capability", (0, 0)) for d in details), default=(0, 0))
+        oldest = min((g.get("compute_capability", (0, 0)) for g in gpus()), default=(0, 0))
         kind = "bfloat16" if oldest >= (8, 0) else "float16" if oldest >= (7, 0) else "float32"
     return kind if kind == "float32" else f"mixed_{kind}"
 
@@ -1425,11 +1433,15 @@ def cluster_size() -> int:
         UserError: where it is no such JSON.
     """
     try:
-        cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
+        given = json.loads(os.environ.get("TF_CONFIG") or "{}")
+        cluster = given.get("cluster", {})
+        if cluster:
+            cluster[given["task"]["type"]][given["task"]["index"]]
         return max(1, sum(len(cluster.get(role, [])) for role in ("chief", "worker")))
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, LookupError):
         raise UserError(
-            "TF_CONFIG is no JSON object with a cluster of chief and worker addresses: correct it."
+            "TF_CONFIG is no JSON object with a cluster of chief and worker addresses, and a task "
+            "that is one of them: correct it."
         ) from None
 
 
@@ -1437,17 +1449,21 @@ def choose_strategy(config: Config) -> tf.distribute.Strategy:
     """Choose the devices that share each step: to be done before anything is computed.
 
     Raises:
-        UserError: where several are asked for and the batch does not divide, or no cluster is
-            there.
+        UserError: where the batch does not divide, or ``distribute`` and TF_CONFIG disagree.
     """
     workers = cluster_size()
-    devices = [d.name for d in tf.config.list_logical_devices("GPU")] if workers == 1 else []
-    if config.distribute == "multiworker" or (config.distribute == "auto" and workers > 1):
-        if workers == 1:
-            raise UserError("distribute = 'multiworker': TF_CONFIG names no other worker: set it.")
+    if workers > 1:
+        if config.distribute not in ("auto", "multiworker"):
+            raise UserError(
+                f"distribute = {config.distribute!r}, but TF_CONFIG names {workers} workers, who "
+                "would all write the same run: choose auto, or unset TF_CONFIG."
+            )
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
         check_share(config, strategy.num_replicas_in_sync)
         return strategy
+    if config.distribute == "multiworker":
+        raise UserError("distribute = 'multiworker': TF_CONFIG names no other worker: set it.")
+    devices = [d.name for d in tf.config.list_logical_devices("GPU")]
     if config.distribute == "mirrored":
         devices = devices or [d.name for d in tf.config.list_logical_devices("CPU")]
         check_share(config, len(devices))
@@ -1594,8 +1610,12 @@ class Pix2Pix:
         keras.config.set_dtype_policy(precision_policy(config))
         with self.strategy.scope():
             self._build(config)
-        compiled = config.xla == "on" or (config.xla == "auto" and bool(gpu_names()))
-        self._replica_step = tf.function(self._train_replica, jit_compile=compiled or None)
+        compiled = config.xla == "on" or (config.xla == "auto" and bool(gpus()))
+        whole, part = compiled and self.replicas == 1, compiled and self._divisible()
+        self._replica_step = tf.function(self._train_replica, jit_compile=whole or None)
+        self._replica_gradients = self._gradients
+        if part:
+            self._replica_gradients = tf.function(self._gradients, jit_compile=True)
         self.train_step = tf.function(self._train_step)
         self.train_steps = tf.function(self._train_steps)
         self.forward = tf.function(self._forward, reduce_retracing=True)
@@ -1611,6 +1631,16 @@ class Pix2Pix:
         if config.ema:
             self.networks["averaged"] = self.averaged = build_generator(config)
             self.averaged.set_weights(self.generator.get_weights())
+
+    def _divisible(self) -> bool:
+        """Whether XLA may compile a replica's gradients apart from the others'.
+
+        Optimisers meet in the middle of an update and batch norm in the middle of a network, which
+        TensorFlow refuses inside of what XLA compiles.
+        """
+        layers = [layer for network in self.networks.values() for layer in network.layers]
+        norms = any(isinstance(layer, keras.layers.BatchNormalization) for layer in layers)
+        return self.replicas > 1 and not norms
 
     def _optimizer(self, network: keras.Model) -> keras.optimizers.Optimizer:
         config = self.config
@@ -1651,9 +1681,24 @@ class Pix2Pix:
         return self.strategy.reduce(tf.distribute.ReduceOp.MEAN, losses, axis=None)
 
     def _train_replica(self, seen: tf.Tensor, mask: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+        losses, gradients = self._replica_gradients(seen, mask, target)
+        for name, optimizer in self.optimizers.items():
+            self._apply(optimizer, gradients[name], self.networks[name].trainable_variables)
+        if self.config.ema:
+            # The average starts short, so that it does not remember the first weights.
+            done = tf.cast(self.optimizers["generator"].iterations, tf.float32)
+            keep = tf.minimum(self.config.ema, (1 + done) / (10 + done))
+            for mean, last in zip(self.averaged.weights, self.generator.weights, strict=True):
+                mean.assign(keep * mean + (1 - keep) * last)
+        return losses
+
+    def _gradients(
+        self, seen: tf.Tensor, mask: tf.Tensor, target: tf.Tensor
+    ) -> tuple[tf.Tensor, dict[str, list[tf.Tensor]]]:
+        """Return the losses of a replica's images and, by network, its part of the gradients."""
         config = self.config
         gan = disc = tf.constant(0.0)
-        with tf.GradientTape() as generator_tape, tf.GradientTape() as discriminator_tape:
+        with tf.GradientTape(persistent=True) as tape:
             output = self.generator(self._inputs(seen, mask), training=True)
             if config.lambda_gan:
                 shown = output
@@ -1671,30 +1716,25 @@ class Pix2Pix:
                 name: optimizer.scale_loss(losses[name] / self.replicas)
                 for name, optimizer in self.optimizers.items()
             }
-        tapes = {"generator": generator_tape, "discriminator": discriminator_tape}
-        for name, optimizer in self.optimizers.items():
-            variables = self.networks[name].trainable_variables
-            self._apply(optimizer, tapes[name].gradient(scaled[name], variables), variables)
-        if config.ema:
-            # The average starts short, so that it does not remember the first weights.
-            done = tf.cast(self.optimizers["generator"].iterations, tf.float32)
-            keep = tf.minimum(config.ema, (1 + done) / (10 + done))
-            for mean, last in zip(self.averaged.weights, self.generator.weights, strict=True):
-                mean.assign(keep * mean + (1 - keep) * last)
-        return tf.stack([gen, gan, l1, l2, disc])
+        gradients = {
+            name: tape.gradient(scaled[name], self.networks[name].trainable_variables)
+            for name in self.optimizers
+        }
+        return tf.stack([gen, gan, l1, l2, disc]), gradients
 
     def _apply(
         self, optimizer: keras.optimizers.Optimizer, gradients: list[Any], variables: list[Any]
     ) -> None:
         """Apply gradients, which the optimiser adds up over the replicas, after clipping them."""
+        scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        if self.replicas > 1 and (self.config.clip_norm or scaled):
+            # All must clip alike, and skip alike a step that overflows on one of them.
+            context = tf.distribute.get_replica_context()
+            gradients = context.all_reduce(tf.distribute.ReduceOp.MEAN, gradients)
         if self.config.clip_norm:
-            whole = gradients
-            if self.replicas > 1:
-                context = tf.distribute.get_replica_context()
-                whole = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
             largest = optimizer.scale_loss(tf.constant(self.config.clip_norm))
-            keep = tf.minimum(1.0, largest / (tf.linalg.global_norm(whole) + 1e-12))
-            gradients = [gradient * keep for gradient in gradients]
+            norm = self.replicas * tf.linalg.global_norm(gradients)
+            gradients = [g * tf.minimum(1.0, largest / (norm + 1e-12)) for g in gradients]
         optimizer.apply(gradients, variables)
 
     def total(self, value: float) -> float:
@@ -1713,12 +1753,16 @@ class Pix2Pix:
 
     def variables(self, prefix: str = "") -> dict[str, Any]:
         """Every variable of the run by name: weights, statistics, dropout's seeds, optimisers'."""
-        owners: dict[str, Any] = dict(self.networks)
-        owners |= {f"{name}_optimizer": each for name, each in self.optimizers.items()}
+        owners = {name: network.variables for name, network in self.networks.items()}
+        for name, optimizer in self.optimizers.items():
+            inner = getattr(optimizer, "inner_optimizer", optimizer)
+            owners[f"{name}_optimizer"] = inner.variables
+            taken = {id(variable) for variable in inner.variables}
+            owners[f"{name}_{LOSS_SCALE}"] = [v for v in optimizer.variables if id(v) not in taken]
         named = {
             f"{owner}/{index:03d}": variable
-            for owner, whole in owners.items()
-            for index, variable in enumerate(whole.variables)
+            for owner, variables in owners.items()
+            for index, variable in enumerate(variables)
         }
         return {name: variable for name, variable in named.items() if name.startswith(prefix)}
 
@@ -1779,8 +1823,7 @@ def predict_batch(model: Pix2Pix, seen: tf.Tensor, mask: tf.Tensor) -> tf.Tensor
 def fill_with_mean(images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
     """Fill the holes with the mean colour of the picture's known pixels."""
     known = 1 - hole_mask(boxes)
-    mean = tf.reduce_sum(images * known, [1, 2], True) / tf.reduce_sum(known, [1, 2], True)
-    return tf.zeros_like(images) + mean
+    return tf.reduce_sum(images * known, [1, 2], True) / tf.reduce_sum(known, [1, 2], True)
 
 
 BASELINES: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
@@ -1833,9 +1876,9 @@ class Score:
 
     def by(self, group: np.ndarray) -> dict[str, float]:
         """RMSE of each group of pixels; ``group`` holds names and broadcasts to ``square``."""
-        group = np.broadcast_to(group, self.square.shape)
+        where = np.broadcast_to(group, self.square.shape)
         return {
-            str(name): math.sqrt(self.square[group == name].mean(dtype=np.float64))
+            str(name): math.sqrt(self.square[where == name].mean(dtype=np.float64))
             for name in dict.fromkeys(group.ravel().tolist())
         }
 
@@ -1948,17 +1991,25 @@ def submission_values(config: Config, picture: np.ndarray, boxes: np.ndarray) ->
 def write_submission(
     config: Config, path: Path, pictures: Pictures, composites: Iterable[tuple[slice, np.ndarray]]
 ) -> int:
-    """Write the gzipped submission, a picture at a time; return its number of rows."""
+    """Write the gzipped submission, a picture at a time; return its number of rows.
+
+    Raises:
+        UserError: naming the picture whose fill is not finite.
+    """
 
     def write(part: Path) -> None:
         with open(part, "wb") as stream:
             pack = zlib.compressobj(1, wbits=31)  # 31: with the header and checksum of gzip
             stream.write(pack.compress(b"filename_box_pixel,value\n"))
             for where, filled in composites:
-                for index, picture in zip(range(where.start, where.stop), filled, strict=True):
-                    boxes = pictures.boxes[index]
-                    values = submission_values(config, picture, boxes)
-                    text = submission_rows(pictures.photos[index].name, boxes, values)
+                each = zip(pictures.photos[where], pictures.boxes[where], filled, strict=True)
+                for photo, boxes, picture in each:
+                    name, values = photo.name, submission_values(config, picture, boxes)
+                    if not np.isfinite(values).all():
+                        raise UserError(
+                            f"the fill of {name} is not finite: try --precision float32."
+                        )
+                    text = submission_rows(name, boxes, values)
                     stream.write(pack.compress(text))
             stream.write(pack.flush())
 
@@ -2003,32 +2054,48 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def restore(path: Path, variables: Mapping[str, Any]) -> None:
-    """Assign the arrays of a checkpoint to the variables of the same names and shapes."""
-    with np.load(path) as arrays:
-        for name, variable in variables.items():
-            if name not in arrays or arrays[name].shape != tuple(variable.shape):
-                raise UserError(f"{path} has no fitting {name}: it is of another configuration.")
-            variable.assign(arrays[name])
+    """Assign the arrays of a checkpoint to the variables of the same names and shapes.
 
-
-def refuse_another_run(config: Config, out: Path) -> None:
-    """Refuse to write into the folder of a run with other settings.
+    A loss scale that is not there, because the run had another precision, begins anew.
 
     Raises:
-        UserError: naming the first setting that differs.
+        UserError: where the file is no whole checkpoint, or another network's.
     """
-    if (out / "checkpoint.npz").exists():
-        there = read_record(out / "checkpoint.npz")["config"]
-    elif (out / "run.json").exists():
-        there = json.loads((out / "run.json").read_text(encoding="utf-8"))["config"]
-    else:
-        return
-    for name, value in config.run_settings().items():
-        if there.get(name) != value:
-            raise UserError(
-                f"{out} holds a run with {name} = {there.get(name)!r}, not {value!r}: choose "
-                "another --out, or remove the folder."
-            )
+    try:
+        with np.load(path) as arrays:
+            for name, variable in variables.items():
+                if name not in arrays and f"_{LOSS_SCALE}/" in name:
+                    continue
+                value = arrays[name] if name in arrays else None
+                if value is None or value.shape != tuple(variable.shape):
+                    raise UserError(
+                        f"{path} has no fitting {name}: it is of another configuration."
+                    )
+                variable.assign(value)
+    except (OSError, zipfile.BadZipFile, zlib.error) as failure:
+        raise UserError(f"{path} is no whole checkpoint ({failure}): remove it.") from failure
+
+
+def refuse_another_run(config: Config, file: Path, remedy: str) -> None:
+    """Refuse to go on with the run of a checkpoint or ``run.json``, if its settings differ.
+
+    Raises:
+        UserError: naming the first setting that differs, or the file that is of no run.
+    """
+    try:
+        if file.suffix == ".npz":
+            there = read_record(file)["config"]
+        else:
+            there = json.loads(file.read_text(encoding="utf-8"))["config"]
+        different = {k: v for k, v in config.run_settings().items() if there.get(k) != v}
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{file} is not the record of a run of this script: {remedy}.") from None
+    for name, value in different.items():
+        raise UserError(
+            f"{file} is of a run with {name} = {there.get(name)!r}, not {value!r}: {remedy}."
+        )
 
 
 def newest_checkpoint(name: str, folder: str) -> Path:
@@ -2047,11 +2114,12 @@ def adopt_earlier_run(config: Config, out: Path) -> None:
     """Copy the checkpoint and the logs of the run to go on from, if ``out`` has none yet.
 
     Raises:
-        UserError: where ``resume_from`` holds no checkpoint.
+        UserError: where ``resume_from`` holds no checkpoint, or one of other settings.
     """
     if not config.resume_from or (out / "checkpoint.npz").exists():
         return
     newest = newest_checkpoint("resume_from", config.resume_from)
+    refuse_another_run(config, newest, "give the settings that it began with")
     for name in ("best.npz", "training_log.csv", "metrics.jsonl", "checkpoint.npz"):
         if (newest.parent / name).exists():
             source = newest.parent / name
@@ -2059,26 +2127,32 @@ def adopt_earlier_run(config: Config, out: Path) -> None:
     say(f"going on from {newest}")
 
 
-def earlier_run(checkpoint: Path, config: Config) -> tuple[Config, Path]:
-    """Settings of the run of a checkpoint, and the file of the weights that it predicts with.
+def learned_names(checkpoint: Path, dataset: Dataset) -> set[str]:
+    """Names of the pictures that a checkpoint's networks have learned from.
 
     Raises:
-        UserError: where it may have learned from pictures that are held out here.
+        UserError: where one of them is held out here.
     """
-    settings = read_record(checkpoint)["config"]
-    for name in ("limit", "split_seed", "validation_per_class"):
-        if settings.get(name) != getattr(config, name):
+    learned = set(read_record(checkpoint).get("learned_from", ()))
+    for name in dataset.validation.names if dataset.validation else ():
+        if name in learned:
             raise UserError(
-                f"{checkpoint} was trained with {name} = {settings.get(name)!r}, not "
-                f"{getattr(config, name)!r}: it may have seen what is held out; set {name}."
+                f"{checkpoint} has learned from {name}, which is held out here: give the data, "
+                "limit, split_seed and validation_per_class that it was trained with."
             )
+    return learned
+
+
+def earlier_run(checkpoint: Path) -> tuple[Config, Path]:
+    """Settings of the run of a checkpoint, and the file of the weights that it predicts with."""
+    settings = read_record(checkpoint)["config"]
     known = {f.name for f in fields(Config)}
     earlier = make_config({k: v for k, v in settings.items() if k in known})
     best = checkpoint.with_name("best.npz")
     return earlier, best if earlier.export == "best" and best.exists() else checkpoint
 
 
-def load_members(config: Config) -> list[Pix2Pix]:
+def load_members(config: Config, dataset: Dataset) -> list[Pix2Pix]:
     """Load the networks with which the runs under ``members`` predict.
 
     Raises:
@@ -2090,8 +2164,9 @@ def load_members(config: Config) -> list[Pix2Pix]:
         raise UserError(f"no checkpoint.npz under members = {config.members!r}: name run folders.")
     models = []
     for path in found:
-        earlier, weights = earlier_run(path, config)
-        model = Pix2Pix(earlier)
+        learned_names(path, dataset)
+        earlier, weights = earlier_run(path)
+        model = Pix2Pix(dataclasses.replace(earlier, precision=config.precision))
         restore(weights, model.variables(model.predictor))
         models.append(model)
     say(f"averaging {len(models)} networks: " + ", ".join(str(path.parent) for path in found))
@@ -2109,11 +2184,13 @@ class Logs:
         header = ",".join(("step", *LOSSES, "images_per_second", "input_share")) + "\n"
         kept_rows, kept_lines = header, ""
         if step and self.rows.exists():
-            rows = self.rows.read_text(encoding="utf-8").splitlines(keepends=True)[1:]
-            kept_rows += "".join(r for r in rows if int(r.split(",")[0]) <= step)
+            kept_rows += "".join(
+                row for row in whole_lines(self.rows)[1:] if int(row.split(",")[0]) <= step
+            )
         if step and self.lines.exists():
-            lines = self.lines.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept_lines = "".join(r for r in lines if json.loads(r)["step"] <= step)
+            kept_lines = "".join(
+                line for line in whole_lines(self.lines) if json.loads(line)["step"] <= step
+            )
         for path, text in ((self.rows, kept_rows), (self.lines, kept_lines)):
             write_text(path, text)
         self.board = tf.summary.create_file_writer(str(out / "tensorboard"))
@@ -2140,6 +2217,12 @@ class Logs:
         with self.board.as_default(step), Image.open(path) as image:
             tf.summary.image(path.stem, np.asarray(image.convert("RGB"))[None])
         self.board.flush()
+
+
+def whole_lines(path: Path) -> list[str]:
+    """Read the lines of a text file, with their ends; one that a full disk cut off is left out."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    return [line for line in lines if line.endswith("\n")]
 
 
 def write_text(path: Path, text: str) -> None:
@@ -2289,6 +2372,7 @@ class Training:
         self.leading = leads(strategy)
         self.alone = not is_cluster(strategy)
         self.checkpoint = out / "checkpoint.npz"
+        self.learned = set(dataset.training.names if dataset.training else ())
         self._introduce()
         if self.checkpoint.exists():
             self._resume()
@@ -2313,7 +2397,8 @@ class Training:
 
     def _take_over(self, checkpoint: Path) -> None:
         """Start with the generator of an earlier run."""
-        earlier, weights = earlier_run(checkpoint, self.config)
+        self.learned |= learned_names(checkpoint, self.dataset)
+        earlier, weights = earlier_run(checkpoint)
         prefix = predictor(earlier)
         for mine in {"generator/", self.model.predictor}:
             names = self.model.variables(mine).items()
@@ -2322,6 +2407,7 @@ class Training:
 
     def _resume(self) -> None:
         record = read_record(self.checkpoint)
+        self.learned |= learned_names(self.checkpoint, self.dataset)
         restore(self.checkpoint, self.model.variables())
         self.progress = Progress(record["step"], record["seconds"], record["best_rmse"])
         seconds = clock(self.progress.seconds)
@@ -2413,8 +2499,11 @@ class Training:
         self.logs.picture(progress.step, picture)
 
     def _save(self) -> None:
+        state = self.model.state()
+        if not all(np.isfinite(values).all() for values in state.values()):
+            raise diverged(f"the weights after step {self.progress.step}", self.checkpoint)
         about = dataclasses.asdict(self.progress) | {"config": dataclasses.asdict(self.config)}
-        save_arrays(self.checkpoint, self.model.state(), about)
+        save_arrays(self.checkpoint, state, about | {"learned_from": sorted(self.learned)})
 
 
 class Trace:
@@ -2480,11 +2569,13 @@ def check_finite(losses: np.ndarray, step: int, checkpoint: Path) -> None:
     """
     bad = np.flatnonzero(~np.isfinite(losses).all(1))
     if len(bad):
-        kept = f" ({checkpoint} is from before)" if checkpoint.exists() else ""
-        raise UserError(
-            f"the losses of step {step - len(losses) + 1 + bad[0]} are not finite{kept}: lower "
-            "learning_rate or the loss weights."
-        )
+        raise diverged(f"the losses of step {step - len(losses) + 1 + bad[0]}", checkpoint)
+
+
+def diverged(what: str, checkpoint: Path) -> UserError:
+    """Make the error of a training that has left the finite numbers."""
+    kept = f" ({checkpoint} is from before)" if checkpoint.exists() else ""
+    return UserError(f"{what} are not finite{kept}: lower learning_rate or the loss weights.")
 
 
 def forward_flops(network: keras.Model) -> int:
@@ -2532,7 +2623,7 @@ def parameters(network: keras.Model) -> str:
 def describe_machine() -> dict[str, Any]:
     """What the run is on: GPUs by name, cores, free memory."""
     return {
-        "gpus": gpu_names(),
+        "gpus": [gpu["device_name"] for gpu in gpus()],
         "cores": os.cpu_count(),
         "free_memory_gb": round(free_memory() / 1e9, 1),
         "machine": f"{platform.system()} {platform.machine()}",
@@ -2596,11 +2687,12 @@ def open_run_folder(config: Config, leading: bool = True) -> Path:
         raise UserError(
             f"{out} can't be made ({failure.strerror}): choose another --out."
         ) from None
-    refuse_another_run(config, out)
+    there = [out / name for name in ("checkpoint.npz", "run.json") if (out / name).exists()]
+    for file in there[:1]:
+        refuse_another_run(config, file, "choose another --out, or remove the folder")
     if not leading:
         return out
     adopt_earlier_run(config, out)
-    refuse_another_run(config, out)
     (out / "run.json").unlink(missing_ok=True)  # until this session ends, the run is unfinished
     return out
 
@@ -2623,8 +2715,11 @@ def run_session(config: Config, stop: Stop) -> None:
         say(f"{what}: {json.dumps(told)}")
     if config.require_gpu and not machine["gpus"]:
         raise UserError("require_gpu is set and TensorFlow sees no GPU: choose an accelerator.")
-    for gpu in tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.set_memory_growth(gpu, True)
+    with contextlib.suppress(RuntimeError):  # a notebook has computed something before
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
+    if config.predictor != "model" and cluster_size() > 1:
+        raise UserError(f"predictor = {config.predictor!r} takes one machine: unset TF_CONFIG.")
     strategy = choose_strategy(config) if config.predictor == "model" else DEFAULT_STRATEGY
     stop.listen()  # TensorFlow's part of a cluster takes SIGTERM for itself when it starts
     out = open_run_folder(config, leads(strategy))
@@ -2632,7 +2727,7 @@ def run_session(config: Config, stop: Stop) -> None:
 
     models, progress = [], Progress()
     if config.predictor == "average":
-        models = load_members(config)
+        models = load_members(config, dataset)
     if config.predictor == "model":
         training = Training(config, dataset, out, strategy)
         training.run(stop)

@@ -232,6 +232,18 @@ def test_photos_in_a_file_on_disk_are_those_in_memory(pix2pix, dataset):
     assert np.array_equal(in_memory, on_disk)
 
 
+def test_a_faulty_photo_is_left_out_on_the_scratch_disk_itself(pix2pix, dataset):
+    settings = {"data": str(dataset), "cache": "disk", "max_bad_fraction": 0.5}
+    config = pix2pix.make_config(settings | {"validation_per_class": 1})
+    whole = pix2pix.load_dataset(config).training
+    name = whole.photos[3].clean
+    name.write_bytes(b"no picture")
+    rest = pix2pix.load_dataset(config).training
+    assert isinstance(rest.clean, np.memmap)
+    assert [p.clean for p in rest.photos] == [p.clean for p in whole.photos if p.clean != name]
+    assert np.array_equal(rest.clean, np.delete(whole.clean, 3, 0))
+
+
 @pytest.mark.parametrize(
     ("memory", "disk", "choice"), [(20, 0, "memory"), (19, 20, "disk"), (19, 19, "none")]
 )

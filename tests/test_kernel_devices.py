@@ -57,6 +57,7 @@ def run_on_one(python, sample):
     [
         ("--preset", "report", "--lambda-l1", 10, "--lambda-disc", 2),
         SMALL,
+        (*SMALL, "--xla", "on"),
     ],
 )
 def test_two_devices_give_the_losses_of_one(run_on_two, run_on_one, tmp_path, preset):
@@ -75,6 +76,58 @@ def test_two_devices_give_the_losses_of_one(run_on_two, run_on_one, tmp_path, pr
         result_of(tmp_path / name)["metrics"]["hole_rmse"]["model"] for name in ("two", "one")
     ]
     assert scores[0] == pytest.approx(scores[1], rel=1e-3)
+
+
+ON_GPUS = """
+from tensorflow.python.distribute import mirrored_run, mirrored_strategy
+mirrored_run._is_gpu_device = mirrored_strategy._is_gpu_device = lambda device: True
+model = model_of(xla="on", precision={precision!r})
+photo = tf.zeros([1, 256, 256, 3])
+tf.function(model._train_step).get_concrete_function(photo, photo[..., :1], photo)
+print("traced")
+"""
+OVERFLOW = """
+import numpy as np
+for clip in (0.0, 1.0):
+    for bad in (float("inf"), float("nan")):
+        model = model_of(precision="float16", clip_norm=clip, warmup=0)
+        optimizer = model.optimizers["generator"]
+        variables = model.generator.trainable_variables
+        def update():
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            wrong = tf.where(tf.equal(replica, 1), bad, 1.0)
+            model._apply(optimizer, [wrong * tf.ones(v.shape) for v in variables], variables)
+        before = [v.numpy() for v in variables]
+        scale = float(optimizer.dynamic_scale.numpy())
+        tf.function(lambda: model.strategy.run(update))()
+        for old, variable in zip(before, variables):
+            assert np.array_equal(old, variable.numpy()), (clip, bad, variable.path)
+        assert float(optimizer.dynamic_scale.numpy()) == scale / 2
+print("skipped")
+"""
+MODEL = """
+def model_of(**settings):
+    small = dict(preset="best", width=8, patch=32, depth=1, blocks=1, batch_size=2)
+    config = pix2pix.make_config(small | settings)
+    return pix2pix.Pix2Pix(config, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+"""
+
+
+def on_two(python, code):
+    """Run code in a process whose processor counts as two devices."""
+    begin = TWO_DEVICES.format(kernel=str(PROJECT / "kernel")).replace("pix2pix.main()", "")
+    done = subprocess.run([python, "-c", begin + MODEL + code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_compiled_step_is_traced_as_on_two_gpus(python, precision):
+    assert on_two(python, ON_GPUS.format(precision=precision)) == ["traced"]
+
+
+def test_an_overflow_on_one_of_two_devices_is_skipped_on_both(python):
+    assert on_two(python, OVERFLOW) == ["skipped"]
 
 
 def test_a_run_on_two_devices_goes_on_where_it_stopped(run_on_two, tmp_path):
@@ -202,12 +255,20 @@ def test_a_signal_to_one_worker_stops_both_with_everything_written(start_cluster
     assert result_of(tmp_path / "run")["status"] == "stopped"
 
 
+TWO_WORKERS = '{"cluster": {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}}'
+TASK_0 = TWO_WORKERS[:-1] + ', "task": {"type": "worker", "index": 0}}'
+
+
 @pytest.mark.parametrize(
     ("config", "flags", "reason"),
     [
         ("{", (), "TF_CONFIG is no JSON object"),
         ("[]", (), "TF_CONFIG is no JSON object"),
         ("{}", ("--distribute", "multiworker"), "TF_CONFIG names no other worker"),
+        (TWO_WORKERS, (), "a task that is one of them"),
+        (TWO_WORKERS[:-1] + ', "task": {"type": "worker", "index": 2}}', (), "a task that is one"),
+        (TASK_0, ("--distribute", "none"), "TF_CONFIG names 2 workers, who would all write"),
+        (TASK_0, ("--predictor", "harmonic"), "predictor = 'harmonic' takes one machine"),
     ],
 )
 def test_a_cluster_that_is_none_is_one_line(python, sample, tmp_path, config, flags, reason):
@@ -253,3 +314,15 @@ def test_xla_gives_the_same_losses(run_kernel, sample, tmp_path):
         assert (code, error) == (0, "")
     on, off = ([float(row["l2"]) for row in rows_of(tmp_path / name)] for name in ("on", "off"))
     assert np.allclose(on, off, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("first", "then"), [("float32", "float16"), ("float16", "float32")])
+def test_a_run_goes_on_in_another_precision(run_kernel, sample, tmp_path, first, then):
+    for steps, precision in ((2, first), (4, then)):
+        code, out, error = run_kernel(
+            *("--data", sample, "--out", tmp_path, *TINY, *SMALL, "--batch-size", 2),
+            *("--steps", steps, "--precision", precision, "--ensemble", 1),
+        )
+        assert (code, error) == (0, "")
+    assert "resumed at step 2" in out
+    assert [int(row["step"]) for row in rows_of(tmp_path)] == [1, 2, 3, 4]

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 
@@ -279,6 +280,16 @@ def test_a_new_version_goes_on_from_the_last_ones_output(run_kernel, sample, fin
     assert [int(row["step"]) for row in rows_of(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_log_lines_that_were_cut_off_are_left_out(run_kernel, sample, finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "out")
+    for name in ("training_log.csv", "metrics.jsonl"):
+        text = (out / name).read_text()
+        (out / name).write_text(text + text.splitlines()[-1][:9])
+    code, _, error = run_kernel("--data", sample, "--out", out, *TINY, "--steps", 7)
+    assert (code, error) == (0, "")
+    assert [int(row["step"]) for row in rows_of(out)] == [1, 2, 3, 4, 5, 6, 7]
+
+
 def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(python, sample, tmp_path):
     script = PROJECT / "kernel" / "pix2pix.py"
     left = kill_often(python, script, sample, tmp_path, kills=3, steps=80)
@@ -331,11 +342,46 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(run_kernel, 
     assert not (tmp_path / "checkpoint.npz").exists()
 
 
+def test_weights_that_are_not_finite_are_not_saved(run_kernel, sample, tmp_path):
+    code, _, error = run_kernel(
+        *("--data", sample, "--out", tmp_path, *TINY, "--steps", 1, "--learning-rate", "1e39")
+    )
+    assert code == 1
+    assert "the weights after step 1 are not finite" in error and "learning_rate" in error
+    assert not (tmp_path / "checkpoint.npz").exists()
+
+
+def test_a_fill_that_is_not_finite_is_not_submitted(pix2pix, sample, tmp_path):
+    test = pix2pix.load_dataset(pix2pix.make_config({"data": str(sample)})).test
+    filled = np.full((len(test.photos), 256, 256, 3), np.nan, np.float32)
+    composites = [(slice(0, len(filled)), filled)]
+    path = tmp_path / "submission.csv.gz"
+    with pytest.raises(pix2pix.UserError, match=rf"fill of {test.photos[0].name} is not finite"):
+        pix2pix.write_submission(pix2pix.make_config({}), path, test, composites)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_of_other_settings_is_not_gone_on_with(run_kernel, finished, sample, tmp_path):
+    flags = ("--data", sample, "--out", tmp_path / "out", *TINY, "--resume-from", finished)
+    code, _, error = run_kernel(*flags, "--width", 3)
+    assert code == 1
+    assert f"{finished / 'checkpoint.npz'} is of a run with width = 2, not 3" in error
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_record_of_another_program_is_named(run_kernel, sample, tmp_path):
+    for text in ('{"a": 1}', "[]", "no JSON"):
+        (tmp_path / "run.json").write_text(text)
+        code, _, error = run_kernel("--data", sample, "--out", tmp_path, *TINY)
+        assert code == 1 and "run.json is not the record of a run of this script" in error
+        assert (tmp_path / "run.json").read_text() == text
+
+
 def test_the_folder_of_another_run_is_refused(run_kernel, finished, sample):
     before = result_of(finished)
     code, _, error = run_kernel("--data", sample, "--out", finished, *TINY, "--width", 3)
     assert code == 1
-    assert "holds a run with width = 2, not 3" in error and str(finished) in error
+    assert "is of a run with width = 2, not 3" in error and str(finished) in error
     assert result_of(finished) == before
 
 
@@ -350,10 +396,17 @@ def test_a_damaged_checkpoint_is_named(run_kernel, sample, tmp_path):
     assert code == 1 and "checkpoint.npz is no whole checkpoint" in error
 
 
+def test_a_checkpoint_with_a_flipped_bit_is_named(run_kernel, sample, finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "out")
+    data = bytearray((out / "checkpoint.npz").read_bytes())
+    data[len(data) // 2] ^= 1
+    (out / "checkpoint.npz").write_bytes(data)
+    code, _, error = run_kernel("--data", sample, "--out", out, *TINY, "--steps", 7)
+    assert code == 1 and "checkpoint.npz is no whole checkpoint" in error
+
+
 def test_a_full_disk_leaves_the_last_checkpoint_whole(python, pix2pix, sample, finished, tmp_path):
     """A limit on the size of a file stands for the disk: the kernel sees the same failed write."""
-    import shutil
-
     out = shutil.copytree(finished, tmp_path / "out")
     before = (out / "checkpoint.npz").read_bytes()
     limit = len(before) // 2
