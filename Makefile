@@ -28,5 +28,5 @@ check: $(READY)  ## lint, format and types
 bench: $(READY)  ## every speed figure of the README
 	$(BIN)/python tests/bench.py
 
-clean:  ## remove the environment and everything that runs have written
-	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache
+clean:  ## remove the environment and the caches; what runs have made stays in runs/
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

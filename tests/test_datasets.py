@@ -107,6 +107,19 @@ def test_a_class_with_too_few_photos_is_an_error_before_anything_is_written(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["photos"]
 
 
+def test_classes_that_differ_in_capitals_alone_are_refused(python, photos, tmp_path):
+    (photos / "Dog").rename(photos / "cat")
+    done = tools(python, "make-dataset", photos, tmp_path / "out", "--test-per-class", 2)
+    assert done.returncode == 1
+    assert "differ in capitals alone" in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_the_current_folder_is_no_traceback(python, photos):
+    done = tools(python, "make-dataset", photos, ".", "--test-per-class", 2)
+    assert done.returncode == 1
+    assert "is there already" in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_a_folder_that_is_there_is_never_overwritten(python, photos, tmp_path):
     done = tools(python, "make-dataset", photos, photos)
     assert done.returncode == 1 and "is there already" in done.stderr

@@ -1,8 +1,11 @@
 """The dry run: the kernel as a program on a small subset."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
+import time
 
 from conftest import PROJECT
 
@@ -52,7 +55,27 @@ def test_mistakes_leave_what_the_last_run_made(python, sample, tmp_path):
     made = tmp_path / "runs" / "dry-run" / "run" / "generator.h5"
     made.parent.mkdir(parents=True)
     made.write_text("weights")
-    for _ in range(2):
-        done = dry_run(python, "--data", sample, "--set", "widht=3", folder=tmp_path)
-        assert done.returncode == 1 and "--width" in done.stderr
+    (made.parent / "run.json").write_text("{}")
+    for wrong in ("--set widht=3", "--data nowhere", "--data nowhere", "--set widht=3"):
+        flags = ("--data", sample, *wrong.split())
+        assert dry_run(python, *flags, folder=tmp_path).returncode == 1
     assert (tmp_path / "runs" / "dry-run" / "earlier" / "generator.h5").read_text() == "weights"
+
+
+def test_ctrl_c_lets_the_kernel_save_its_state(python, sample, tmp_path):
+    words = ["--data", sample, "--out", tmp_path / "run", *QUICK, "--steps", "100000"]
+    command = [python, "-m", "tools", "dry-run", *map(str, words)]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, cwd=PROJECT, start_new_session=True
+    ) as running:
+        log, deadline = tmp_path / "run.log", time.monotonic() + 120
+        while not (log.exists() and "step 2/" in log.read_text()):
+            assert running.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        os.killpg(running.pid, signal.SIGINT)
+        said = running.communicate()[1]
+    assert running.returncode == 130, said
+    assert "the kernel saves its state" in said and "Traceback" not in said
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["status"] == "stopped" and record["step"] >= 2
+    assert (tmp_path / "run" / "checkpoint.npz").is_file()

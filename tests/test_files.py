@@ -36,6 +36,7 @@ def test_ordinary_names_stay_below_the_folder(tmp_path, name):
     "name",
     [
         "",
+        "\udc80.txt",
         "/etc/passwd",
         "../x",
         "a/../../x",

@@ -287,21 +287,7 @@ def test_rules_that_were_not_accepted_are_named(kaggle, server):
 
 def test_an_unknown_competition_is_named(kaggle):
     with pytest.raises(NotFoundError, match="'no-such-thing'"):
-        Competitions(kaggle).data_files("no-such-thing")
-
-
-def test_competition_files_are_listed_and_downloaded(kaggle, server, config, tmp_path):
-    server.competition.files = {"a.csv": b"a,b\n", "pictures/1.jpg": b"\xff\xd8" * 4000}
-    competitions = Competitions(kaggle)
-    sizes = {file.name: file.size for file in competitions.data_files("photo-reconstruction")}
-    assert sizes == {"a.csv": 4, "pictures/1.jpg": 8000}
-
-    def address():
-        return competitions.data_address("photo-reconstruction", "pictures/1.jpg")
-
-    path = transfer.download(address, tmp_path / "1.jpg", config)
-    assert path.read_bytes() == b"\xff\xd8" * 4000
-    assert "Authorization" not in server.calls[-1].headers
+        Competitions(kaggle).data_address("no-such-thing")
 
 
 def test_an_address_that_is_not_https_is_refused(config):

@@ -129,7 +129,7 @@ def test_a_push_is_refused_while_a_version_runs(tools, server, project, state):
     server.add_version(KERNEL, states=[state])
     done = tools("push-kernel")
     assert done.code == 1
-    assert f"{KERNEL} v1 is still {state}. Wait for it (tools wait)" in done.err
+    assert f"{KERNEL} v1 is still {state}. Stop it at https://" in done.err
     assert tools("push-kernel", "--force").out == f"{KERNEL}/v2\n"
 
 
@@ -143,7 +143,21 @@ def test_a_version_that_kaggle_does_not_show_yet_counts_as_running(tools, server
     runs.record_push(KERNEL, 1)
     done = tools("push-kernel")
     assert (done.code, server.called("SaveKernel")) == (1, [])
-    assert "v1 is still QUEUED" in done.err
+    assert "v1 is still QUEUED. Wait for it (tools wait v1), stop it" in done.err
+
+
+def test_a_version_saved_meanwhile_does_not_hide_the_one_that_runs(tools, server, project):
+    server.on_push = lambda version: setattr(version, "states", ["RUNNING"])
+    assert tools("push-kernel").code == 0
+    server.on_push = lambda version: setattr(version, "states", ["NEW_SCRIPT"])
+    saved = tools("push-kernel", "--no-run")
+    assert (saved.code, "tools wait" in saved.err) == (0, False)
+    done = tools("push-kernel")
+    assert (done.code, len(server.kernels[KERNEL])) == (1, 2)
+    assert "v1 is still RUNNING" in done.err
+    done = tools("push-kernel", "--no-run", "--wait")
+    assert (done.code, len(server.kernels[KERNEL])) == (1, 2)
+    assert "--no-run leaves nothing to wait for" in done.err
 
 
 def test_no_gpu_time_exits_3_and_is_forced(tools, server, project, ledger):
@@ -215,6 +229,21 @@ def test_resuming_attaches_the_kernels_own_output(tools, server, project):
     assert run.push["resumed_from"] == 1
 
 
+def test_resuming_keeps_the_settings_that_training_began_with(tools, server, project):
+    def ended(version):
+        version.states, version.outputs = ["COMPLETE"], {"checkpoint.npz": b"PK\x03\x04"}
+
+    server.on_push = ended
+    first = ("--preset", "report", "--set", "steps=777", "--set", "note=a", "--timeout", "5")
+    assert tools("push-kernel", *first).code == 0
+    assert tools("push-kernel", "--resume", "--set", "note=b").code == 0
+    overrides = runs.find().push["overrides"]
+    assert (overrides["preset"], overrides["steps"], overrides["note"]) == ("report", 777, "b")
+    assert overrides["time_budget"] == 8.75
+    assert tools("push-kernel").code == 0
+    assert "steps" not in runs.find().push["overrides"]
+
+
 def test_resuming_without_a_checkpoint_is_a_mistake(tools, server, project):
     server.add_version(KERNEL, states=["ERROR"], outputs={"training_log.csv": b"1"})
     done = tools("push-kernel", "--resume")
@@ -252,7 +281,7 @@ def test_a_push_that_did_not_arrive_exits_6_and_is_not_repeated(tools, server, p
         (Reply(200, [1]), 3, "gave no version number"),
         (Reply(200, {"versionNumber": "../../x"}), 3, "gave no version number"),
         (Reply(200, {"versionNumber": -1}), 3, "gave no version number"),
-        (Reply(200, {"code": "x", "message": 1}), 3, "makes no sense"),
+        (Reply(200, {"code": "x", "message": 1}), 6, "makes no sense"),
     ],
     ids=str,
 )

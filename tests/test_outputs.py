@@ -1,6 +1,7 @@
 import hashlib
 import io
 import json
+import subprocess
 
 import h5py
 import pytest
@@ -161,6 +162,46 @@ def test_the_listing_shows_names_and_sizes_and_fetches_nothing(tools, version, s
     assert not [call for call in server.calls if call.name == "download"]
 
 
+def test_a_folder_may_be_named_after_the_run_and_a_listing_be_filtered(tools, version, there):
+    done = tools("fetch-outputs", "--to", "models/{slug}/v{version}", "--include", "*.h5")
+    assert done.code == 0, done.err
+    assert "generator.h5" in there("models/pix2pix-inpainting/v1")
+    listed = tools("fetch-outputs", "--list", "--include", "*.h5", "--json").json
+    assert [file["name"] for file in listed["files"]] == ["generator.h5"]
+    done = tools("fetch-outputs", "--include", "*.h6")
+    assert done.code == 1
+    assert "matches *.h6" in done.err
+
+
+def test_a_part_elsewhere_does_not_make_the_ledger_forget_the_whole(tools, version, there):
+    assert tools("fetch-outputs").code == 0
+    done = tools("fetch-outputs", "--include", "*.h5", "--to", "models", "--json")
+    assert {file["name"] for file in done.json["files"]} >= {"generator.h5"}
+    assert "generator.h5" in there("models")
+    assert runs.find().outputs["complete"] is True
+    assert {file.name for file in outputs.verified_files(runs.find())} == set(WHOLE)
+
+
+def test_a_part_goes_to_a_destination_without_the_record_that_means_the_whole(tools, version):
+    assert tools("fetch-outputs", "--logs-only").code == 0
+    run = runs.find()
+    local = outputs.local_files(run, run.folder / "outputs")
+    going = outputs._matching(run, local, outputs.LOGS)
+    assert {file.name for file in going} == {"training_log.csv", "pix2pix-inpainting.log"}
+
+
+def test_two_fetches_at_once_give_whole_files(version, server, python, there):
+    version.outputs["generator.h5"] = hdf5() + b"0" * 3_000_000
+    version.outputs.pop("run.json")
+    words = [python, "-m", "tools", "fetch-outputs"]
+    both = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [each.communicate()[1] for each in both]
+    assert [each.returncode for each in both] == [8, 8], said
+    assert not any("Traceback" in text for text in said), said
+    path = runs.find().folder / "outputs" / "generator.h5"
+    assert path.read_bytes() == version.outputs["generator.h5"]
+
+
 @pytest.mark.parametrize("state", ["QUEUED", "RUNNING", "CANCEL_REQUESTED", "WEIRD"])
 def test_nothing_is_fetched_before_the_pinned_version_has_ended(
     tools, server, version, there, state
@@ -271,6 +312,10 @@ def test_what_a_failed_run_left_is_fetched_and_marked(tools, version, there, sta
     folder = runs.find().folder
     assert (folder / "outputs/PARTIAL.txt").read_text() == f"{KERNEL} v1: {state} out of memory\n"
     assert (folder / "log.txt").read_text() == "step 1/2 | gen 1.0\n"
+    version.states, version.outputs["run.json"] = ["COMPLETE"], record(FILES)
+    assert tools("fetch-outputs").code == 0
+    assert there() == WHOLE
+    runs.record_outputs(runs.find(), complete=False)
     with pytest.raises(UserError, match="are not here as a whole"):
         outputs.verified_files(runs.find())
 

@@ -59,9 +59,23 @@ def test_the_last_line_of_a_submission_counts_and_a_torn_line_does_not():
     runs.record_submission(run.folder, {"ref": 1, "status": "COMPLETE", "score": 0.16})
     with (run.folder / "submissions.jsonl").open("a") as file:
         file.write('{"ref": 2, "sta')
-    first, second = runs.read(run.folder).submissions
+    with (run.folder / "submissions.jsonl").open("ab") as file:
+        file.write("é".encode()[:1])
+    runs.record_submission(run.folder, {"ref": 3, "status": "PENDING"})
+    first, second, third = runs.read(run.folder).submissions
+    assert third["ref"] == 3
     assert (first["message"], first["status"], first["score"]) == ("first", "COMPLETE", 0.16)
     assert second["status"] == "PENDING"
+
+
+def test_a_version_that_comes_again_takes_over_nothing_and_loses_nothing(project):
+    old = runs.record_push("ada/pix2pix-train", 1)
+    runs.record_outputs(old, complete=True)
+    new = runs.record_push("bob/pix2pix-train", 1)
+    assert (new.kernel, new.outputs, new.status) == ("bob/pix2pix-train", {}, {})
+    assert [str(run) for run in runs.every()] == ["bob/pix2pix-train v1"]
+    [aside] = (project / "runs" / "pix2pix-train").glob("earlier-v1-*")
+    assert runs.read(aside).kernel == "ada/pix2pix-train" and runs.read(aside).outputs["complete"]
 
 
 def test_an_entry_that_was_damaged_is_named(project):

@@ -297,6 +297,27 @@ def test_a_wait_that_loses_kaggle_exits_6_and_can_be_taken_up_again(
     assert len(server.competition.submissions) == 1
 
 
+def test_an_outage_while_it_waits_does_not_end_a_submission(submit, server, monkeypatch):
+    monkeypatch.setenv("TOOLS_RETRY_SECONDS", "0")
+    monkeypatch.setenv("TOOLS_POLL_SECONDS", "0.01")
+    server.faults["GetSubmission"] = [None, Drop(), Reply(503)]
+    server.competition.states = ["PENDING", "COMPLETE"]
+    code, out, err = submit()
+    assert code == 0
+    assert "public score  0.16000" in out
+    assert err.count("Asking again") == 2
+
+
+@pytest.mark.parametrize("answer", [Reply(524, b"<html>"), Reply(200, b"[1, 2]")])
+def test_an_answer_that_tells_nothing_is_looked_up_and_nothing_sent_twice(submit, server, answer):
+    server.faults[CREATE] = [Lost(answer)]
+    code, out, err = submit()
+    assert code == 0, err
+    assert "Kaggle had taken submission 50000000" in err
+    assert submit().code == 0
+    assert len(server.competition.submissions) == 1
+
+
 def test_ctrl_c_leaves_the_submission_alone_and_says_how_to_come_back(project, server, submit):
     server.faults["GetSubmission"] = [Hang()]
     command = [sys.executable, "-m", "tools", "submit", "-m", "a fill", "fill.csv.gz"]
@@ -380,7 +401,8 @@ def pushed(project, server, fill):
     (run.folder / "outputs").mkdir()
     path = run.folder / "outputs" / "submission.csv.gz"
     path.write_bytes(fill)
-    run = runs.record_outputs(run, folder=str(path.parent))
+    files = [{"name": path.name, "verified": True}]
+    run = runs.record_outputs(run, folder=str(path.parent), files=files)
     server.kernels["ada/pix2pix"] = []
     for _ in range(3):
         version = server.add_version("ada/pix2pix", states=["COMPLETE"])
@@ -402,6 +424,13 @@ def test_a_file_among_a_runs_outputs_is_noted_with_that_run(tools, pushed):
     assert tools("submit", "-m", "v3", "runs/pix2pix/v3/outputs/submission.csv.gz").code == 0
     assert len(runs.read(pushed.folder).submissions) == 1
     assert ledger() == []
+
+
+def test_a_file_of_ones_own_below_a_runs_outputs_is_not_noted_with_that_run(tools, pushed):
+    pushed.folder.joinpath("outputs/submission.csv.gz").rename(pushed.folder / "outputs/my.csv.gz")
+    assert tools("submit", "-m", "mine", "runs/pix2pix/v3/outputs/my.csv.gz").code == 0
+    assert runs.read(pushed.folder).submissions == []
+    assert len(ledger()) == 1
 
 
 def test_a_code_submission_names_the_pinned_version_and_uploads_nothing(tools, pushed, server):

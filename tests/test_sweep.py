@@ -61,6 +61,14 @@ def test_a_setting_of_another_form_is_refused(text):
         sweep.variants([text])
 
 
+@pytest.mark.parametrize(
+    ("variant", "option"), [({"seed": "1"}, "--seeds"), ({"width": "8", "steps": "9"}, "--budget")]
+)
+def test_what_the_sweep_sets_itself_is_refused(variant, option):
+    with pytest.raises(UserError, match=option):
+        sweep.refuse_own([{}, variant])
+
+
 def test_a_budget_is_steps_or_minutes():
     assert sweep.Budget.parse("2000") == sweep.Budget(steps=2000)
     assert sweep.Budget.parse("1.5m") == sweep.Budget(minutes=1.5)
@@ -90,6 +98,10 @@ def test_it_tables_every_variant_over_its_seeds_and_runs_nothing_twice(python, s
     second = subprocess.run(words, capture_output=True, text=True, cwd=workplace)
     assert json.loads(second.stdout)["rows"] == table["rows"]
     assert {path: path.stat().st_mtime_ns for path in base.glob("*/run.json")} == records
+    other = [*words[: words.index("--change")], "--budget", "2", "--json"]
+    third = subprocess.run(other, capture_output=True, text=True, cwd=workplace)
+    assert json.loads(third.stdout)["rows"][0]["images"] == 4
+    assert {p: p.stat().st_mtime_ns for p in base.glob("*/run.json")}.items() > records.items()
 
 
 def test_an_interrupted_sweep_goes_on(python, sample, workplace):

@@ -184,6 +184,16 @@ def test_a_network_that_stays_away_exits_6(tools, version, server, monkeypatch):
     assert "Kaggle could not be reached while asking for the status" in done.err
 
 
+def test_an_outage_while_it_waits_does_not_end_the_wait(tools, version, server, monkeypatch):
+    monkeypatch.setenv("TOOLS_RETRY_SECONDS", "0")
+    monkeypatch.setenv("TOOLS_POLL_SECONDS", "0.01")
+    version.states = ["RUNNING"] * 2 + ["COMPLETE"]
+    server.faults["GetKernelSessionStatus"] = [None, Drop(), Drop()]
+    done = tools("wait")
+    assert (done.code, done.out) == (0, f"{KERNEL} v2 COMPLETE\n")
+    assert done.err.count("goes on all the same") == 2
+
+
 def test_a_terminal_shows_a_bar_moved_by_the_kernels_lines(version, server, python, monkeypatch):
     monkeypatch.setenv("TOOLS_POLL_SECONDS", "0.05")
     monkeypatch.setenv("TERM", "xterm")

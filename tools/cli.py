@@ -19,7 +19,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-DEFAULT_PRESET = "best"
 SESSION_HOURS = 9.0  # Kaggle has stopped GPU sessions after 9 hours, and after 12
 WAIT_HOURS = 13.0  # its longest session, and an hour in its queue
 
@@ -38,6 +37,11 @@ def main() -> None:
 
         console.error(str(failure))
         sys.exit(failure.exit_code)
+    except OSError as failure:
+        from tools import console
+
+        console.error(f"{failure.filename or 'input or output'}: {failure.strerror or failure}.")
+        sys.exit(1)
 
 
 @app.callback()
@@ -67,7 +71,7 @@ def make_dataset(
 
     if len(paths) != (1 if sample else 2):
         raise typer.BadParameter("give PHOTOS and OUT, or --sample and OUT")
-    run_make_dataset(None if sample else paths[0], paths[-1], sample, test_per_class, seed, json)
+    run_make_dataset(None if sample else paths[0], paths[-1], test_per_class, seed, json)
 
 
 @app.command("dry-run")
@@ -84,7 +88,7 @@ def dry_run(
     out: Annotated[
         Path | None, typer.Option(help="Run folder.", show_default="runs/dry-run/run, made anew")
     ] = None,
-    preset: Annotated[str, typer.Option(help="The kernel's preset.")] = DEFAULT_PRESET,
+    preset: Annotated[str, typer.Option(help="The kernel's preset.")] = "best",
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Any setting of the kernel, name=value.")
     ] = None,
@@ -140,7 +144,12 @@ Reference = Annotated[
 
 @app.command("push-kernel")
 def push_kernel(
-    preset: Annotated[str, typer.Option(help="Named settings of the kernel.")] = DEFAULT_PRESET,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Named settings of the kernel.", show_default="best; with --resume, its own"
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Any setting of the kernel, name=value.")
     ] = None,
@@ -171,7 +180,7 @@ def push_kernel(
     """
     from tools.kernel import Plan, push_and_report
 
-    plan = Plan(preset, set_ or [], accelerator, timeout, resume, notebook, no_run, force)
+    plan = Plan(preset or "", set_ or [], accelerator, timeout, resume, notebook, no_run, force)
     push_and_report(plan, WAIT_HOURS if wait else None, json)
 
 

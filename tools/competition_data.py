@@ -10,6 +10,7 @@ from typing import Any
 
 from tools import archive, console, settings, transfer
 from tools.errors import NetworkError, UserError, VerificationError
+from tools.files import alone
 from tools.holes import find_masked_info, read_holes
 from tools.kaggle_client import Kaggle
 from tools.kaggle_competitions import Competitions
@@ -33,7 +34,8 @@ def run(to: Path | None, as_json: bool) -> None:
     folder = to if to is not None else usual
     competition = chosen.required_competition()
     kaggle = Competitions(Kaggle(chosen))
-    fetched = fetch(lambda: kaggle.data_address(competition), folder, chosen)
+    with alone(project / "runs" / "fetch-data.lock", "another `tools fetch-data` goes on: waiting"):
+        fetched = fetch(lambda: kaggle.data_address(competition), folder, chosen)
     if to is not None and folder.resolve() != usual.resolve():
         settings.store(project, data=str(folder.resolve()))
     if as_json:

@@ -32,6 +32,13 @@ def note(message: str) -> None:
     stderr.print(message, markup=False)
 
 
+def plain(text: object, limit: int = 300) -> str:
+    """Words from outside as one line without what moves a terminal's cursor; "" for None."""
+    words = "".join(c if c.isprintable() else " " for c in str(text or ""))
+    line = " ".join(words.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
 def error(message: str) -> None:
     """Print the one line of a failure, on stderr."""
     stderr.print("[bold red]error:[/] ", end="")

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,9 +19,8 @@ from PIL import Image, ImageDraw, ImageOps
 
 from tools import console
 from tools.errors import UserError
+from tools.holes import HOLE, SIDE
 
-SIDE = 256
-HOLE = 75
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 # Photographs in scikit-image's wheel that stand in for the four classes.
@@ -121,9 +121,15 @@ def make_dataset(
     Raises:
         UserError: where ``out`` is taken, or a class has too few readable photos.
     """
+    out = Path(os.path.abspath(out))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already.", "Choose another folder, or remove it.")
+    names = Counter(label.lower() for label in classes)
     for label, photos in classes.items():
+        if names[label.lower()] > 1:
+            raise UserError(
+                f"{label} and another class differ in capitals alone.", "Rename a folder."
+            )
         require_enough(label, len(photos), test_per_class)
     staging = out.with_name(f".{out.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
@@ -229,18 +235,13 @@ def _write_boxes(rows: Sequence[Sequence[Any]], folder: Path) -> None:
 
 
 def run_make_dataset(
-    photos: Path | None, out: Path, sample: bool, test_per_class: int | None, seed: int, json_: bool
+    photos: Path | None, out: Path, test_per_class: int | None, seed: int, json_: bool
 ) -> None:
-    """Make a dataset and say what it holds.
+    """Make a dataset, of the embedded sample where there are no ``photos``, and say what it holds.
 
     Raises:
-        UserError: where neither or both of ``photos`` and ``sample`` are given, and as above.
+        UserError: as :func:`make_dataset`.
     """
-    if (photos is None) != sample:
-        raise UserError(
-            "Give either a folder of photos or --sample.",
-            "For example: tools make-dataset --sample data/sample",
-        )
     if photos is None:
         classes, per_class = from_sample(seed), test_per_class or SAMPLE_TEST_PER_CLASS
     else:

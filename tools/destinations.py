@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from rich.progress import Progress, TaskID
 
-from tools import console
+from tools import console, manifest
 from tools.errors import ToolsError, UserError, VerificationError
 from tools.remote import RUN_AGAIN, CorruptedError, Destination, Moved, Origin, OutputFile, Stored
 
@@ -25,9 +25,6 @@ _SCHEME = r"[a-z][a-z0-9+.-]+:"  # of two letters or more: a single one is a dri
 
 WORKERS = 4
 """Files on the way at a time; each holds one chunk of 8 MiB in memory."""
-
-MANIFEST = "run.json"
-"""Sent after everything else: where it lies, the run is complete."""
 
 
 class Delivery(NamedTuple):
@@ -253,7 +250,7 @@ def upload(
             wave = [
                 (file, destination)
                 for file in files
-                if (file.name == MANIFEST) is last
+                if (file.name == manifest.NAME) is last
                 for destination in destinations
             ]
             under_way = pool.map_async(attempt, wave, chunksize=1)

@@ -21,8 +21,9 @@ from google.api_core.retry import Retry
 from google.auth.exceptions import GoogleAuthError
 
 from tools import drive_login
+from tools.console import plain
 from tools.errors import NetworkError, RefusedError, UserError
-from tools.remote import CHUNK, RUN_AGAIN, Metered, Moved, Origin, OutputFile, Stored, plain
+from tools.remote import CHUNK, RUN_AGAIN, Metered, Moved, Origin, OutputFile, Stored
 from tools.settings import on_this_machine
 
 try:

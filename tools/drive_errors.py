@@ -10,9 +10,10 @@ import httplib2
 from google.auth.exceptions import GoogleAuthError, RefreshError, TransportError
 from googleapiclient.errors import HttpError
 
+from tools.console import plain
 from tools.drive_login import SCOPE, TESTING
 from tools.errors import NetworkError, RefusedError, SignInError, ToolsError
-from tools.remote import RUN_AGAIN, plain
+from tools.remote import RUN_AGAIN
 
 RATE_LIMITS = {"userRateLimitExceeded", "rateLimitExceeded"}
 PASSING = (OSError, http.client.HTTPException, httplib2.HttpLib2Error, TransportError)

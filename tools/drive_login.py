@@ -13,7 +13,6 @@ from typing import Any
 
 from tools import console
 from tools.errors import NetworkError, SignInError, UserError
-from tools.remote import plain
 
 SCOPE = "https://www.googleapis.com/auth/drive"
 """The whole Drive: with ``drive.file`` a folder that was made in the web page cannot be seen."""
@@ -171,7 +170,7 @@ def _by_hand(flow: Any) -> None:
 
 def _reason(failure: Any) -> str:
     """Google's code and words for a refusal; both are public, the response itself may not be."""
-    return plain(": ".join(filter(None, [failure.error, failure.description])))
+    return console.plain(": ".join(filter(None, [failure.error, failure.description])))
 
 
 def _keep(token: dict[str, Any]) -> Path:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tools import console, datasets
 from tools.errors import RunFailedError, UserError
+from tools.render import parse_settings
 
 SCRIPT = Path("kernel/pix2pix.py")
 FOLDER = Path("runs/dry-run")
@@ -41,27 +45,14 @@ def flags(settings: dict[str, Any]) -> list[str]:
     return spelled
 
 
-def parse_settings(assignments: Sequence[str]) -> dict[str, Any]:
-    """Read ``name=value`` pairs; true and false are booleans, the rest is the kernel's to judge.
-
-    Raises:
-        UserError: for a text without ``=``.
-    """
-    settings: dict[str, Any] = {}
-    for text in assignments:
-        name, equals, value = text.partition("=")
-        if not equals or not name.isidentifier():
-            raise UserError(f"--set {text!r} is not name=value.", "For example: --set width=32")
-        settings[name] = {"true": True, "false": False}.get(value.lower(), value)
-    return settings
-
-
 def run_kernel(script: Path, settings: dict[str, Any], log: Path) -> dict[str, Any]:
     """Run the kernel as a program with a progress bar, and read its ``run.json``.
 
-    Its output goes to ``log``. Ctrl-C reaches the kernel too, which then ends cleanly.
+    Its output goes to ``log``. Ctrl-C reaches the kernel too: it saves its state and ends, and is
+    listened to until then; a second one ends it at once.
 
     Raises:
+        KeyboardInterrupt: Ctrl-C was pressed, and the kernel has ended.
         UserError: for a mistake that the kernel names.
         RunFailedError: where it fails in another way.
     """
@@ -69,6 +60,7 @@ def run_kernel(script: Path, settings: dict[str, Any], log: Path) -> dict[str, A
     command = [sys.executable, "-u", str(script), *flags(settings)]
     tail: deque[str] = deque(maxlen=5)
     with (
+        _outlasting_ctrl_c(),
         open(log, "w", encoding="utf-8", buffering=1) as copy,
         subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
@@ -102,6 +94,26 @@ def run_kernel(script: Path, settings: dict[str, Any], log: Path) -> dict[str, A
     return json.loads((Path(settings["out"]) / "run.json").read_text(encoding="utf-8"))
 
 
+@contextlib.contextmanager
+def _outlasting_ctrl_c() -> Iterator[None]:
+    """Put off the first Ctrl-C to the end of the block; a second one acts at once."""
+    pressed = False
+
+    def put_off(number: int, frame: object) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, earlier)
+        console.note("Stopping: the kernel saves its state; Ctrl-C again ends it at once.")
+
+    earlier = signal.signal(signal.SIGINT, put_off)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+    if pressed:
+        raise KeyboardInterrupt
+
+
 def run_dry_run(
     data: Path | None,
     limit: int | None,
@@ -121,15 +133,16 @@ def run_dry_run(
         raise UserError(f"{SCRIPT} is not here.", "Run the command in the project's folder.")
     if out is None:
         out, earlier = FOLDER / "run", FOLDER / "earlier"
-        if out.exists():  # kept once: this run may end at a mistyped setting
-            shutil.rmtree(earlier, ignore_errors=True)
+        if any((out / name).exists() for name in ("checkpoint.npz", "run.json", "best.npz")):
+            shutil.rmtree(earlier, ignore_errors=True)  # one is kept: this run may be a mistake
             out.rename(earlier)
+        shutil.rmtree(out, ignore_errors=True)
     if data is None:
         data, limit = datasets.sample_folder(), limit or 0
     settings = SETTINGS | {"preset": preset, "limit": LIMIT if limit is None else limit}
     settings |= {} if steps is None else {"steps": steps}
     settings |= parse_settings(assignments) | {"data": str(data), "out": str(out)}
-    log = out.with_name(out.name + ".log")
+    log = Path(os.path.abspath(out) + ".log")
     result = run_kernel(SCRIPT, settings, log)
     if json_:
         console.print_json({"out": str(out), "log": str(log), **result})

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from tools import console
 from tools.errors import UserError, VerificationError
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -37,8 +42,31 @@ def write_whole(path: Path, content: str | bytes) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def alone(lock: Path, waiting: str) -> Iterator[None]:
+    """Let no other process hold ``lock`` meanwhile; says ``waiting`` where one does."""
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        holder = FileLock(lock)
+        try:
+            holder.acquire(blocking=False)
+        except Timeout:
+            console.note(waiting)
+            holder.acquire()
+    except OSError as failure:
+        raise UserError(f"{lock} cannot be written: {failure.strerror}.") from failure
+    try:
+        yield
+    finally:
+        holder.release()
+
+
 def safe(name: str) -> bool:
     """Whether a name that a service gave is relative and means the same on every system."""
+    try:
+        name.encode()
+    except UnicodeError:
+        return False
     parts = name.split("/")
     return not (
         len(name) > 1000

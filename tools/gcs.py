@@ -22,6 +22,7 @@ from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 from google.cloud.storage.retry import DEFAULT_RETRY
 from requests import JSONDecodeError, RequestException
 
+from tools.console import plain
 from tools.errors import NetworkError, RefusedError, SignInError, ToolsError, UserError
 from tools.remote import (
     CHUNK,
@@ -32,7 +33,6 @@ from tools.remote import (
     Origin,
     OutputFile,
     Stored,
-    plain,
 )
 
 ASK_TIMEOUT, SEND_TIMEOUT = (10, 60), (240, 120)

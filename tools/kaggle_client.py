@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from tools import transfer
+from tools.console import plain
 from tools.errors import NetworkError, RefusedError, SignInError, ToolsError, UserError
 from tools.settings import Settings
 
@@ -37,7 +38,7 @@ class NoAccessError(RefusedError):
 
 
 class UncertainError(NetworkError):
-    """The connection broke after a request that must not be repeated was sent."""
+    """A request that must not be repeated was sent, and no answer tells what became of it."""
 
 
 class Kaggle:
@@ -109,7 +110,7 @@ class Kaggle:
                 response = failure.response
                 code = response.status_code if response is not None else 0
                 words = plain(self._redacted(str(failure)))
-                if code not in transfer.PASSING:
+                if code not in transfer.PASSING and (repeatable or code < 500):
                     raise self._refusal(doing, code, words) from failure
                 problem = f"Kaggle answered {code}"
                 sent = code != 429
@@ -124,15 +125,14 @@ class Kaggle:
                 problem = transfer.reason(failure)
                 sent = not _never_sent(failure)
             except (AttributeError, KeyError, TypeError, ValueError) as failure:
+                if not repeatable:
+                    raise self._uncertain(doing, "the answer makes no sense") from failure
                 raise RefusedError(
                     f"Kaggle's answer makes no sense while {doing} ({type(failure).__name__}).",
                     "Another version of the kaggle package may understand it.",
                 ) from failure
             if sent and not repeatable:
-                raise UncertainError(
-                    f"The connection broke while {doing}: {problem}.",
-                    "It is not known whether Kaggle took it; look before trying again.",
-                )
+                raise self._uncertain(doing, problem)
             wait = transfer.retry_after(response)
             if not patience.pause(f"Kaggle, {doing}: {problem}", wait):
                 asked = f" and asks for {wait:.0f} s of patience" if wait else ""
@@ -140,6 +140,12 @@ class Kaggle:
                     f"Kaggle could not be reached while {doing}: {problem}{asked}.",
                     "Try again later.",
                 )
+
+    def _uncertain(self, doing: str, problem: str) -> UncertainError:
+        return UncertainError(
+            f"The answer was lost while {doing}: {problem}.",
+            "It is not known whether Kaggle took it; look before trying again.",
+        )
 
     def _refusal(self, doing: str, code: int, words: str) -> ToolsError:
         message = f"Kaggle refused {doing} ({code}): {words.rstrip('.')}."
@@ -238,10 +244,3 @@ def _never_sent(failure: Exception) -> bool:
     return isinstance(failure, requests.ConnectTimeout) or (
         "NewConnectionError" in words or "NameResolutionError" in words
     )
-
-
-def plain(text: str | None) -> str:
-    """Words from outside: one line, nothing that moves a terminal's cursor, not too long."""
-    words = "".join(c if c.isprintable() else " " for c in text or "")
-    words = " ".join(words.split())
-    return words if len(words) <= 300 else words[:299] + "…"

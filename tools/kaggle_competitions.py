@@ -12,18 +12,17 @@ from typing import Any
 from kagglesdk.competitions.types.competition_api_service import (
     ApiCreateCodeSubmissionRequest,
     ApiCreateSubmissionRequest,
-    ApiDownloadDataFileRequest,
     ApiDownloadDataFilesRequest,
     ApiGetLeaderboardRequest,
     ApiGetSubmissionLimitsRequest,
     ApiGetSubmissionRequest,
-    ApiListDataFilesRequest,
     ApiListSubmissionsRequest,
     ApiStartSubmissionUploadRequest,
 )
 
 from tools import transfer
-from tools.kaggle_client import Kaggle, NoAccessError, NotFoundError, plain, request
+from tools.console import plain
+from tools.kaggle_client import Kaggle, NoAccessError, NotFoundError, request
 
 
 @dataclass(frozen=True)
@@ -47,14 +46,6 @@ class Submission:
     file: str
     date: str
     team: str
-
-
-@dataclass(frozen=True)
-class DataFile:
-    """A file of a competition; size in bytes."""
-
-    name: str
-    size: int
 
 
 @dataclass(frozen=True)
@@ -182,36 +173,14 @@ class Competitions:
                     rows.append(Entry(plain(row.team_name), score))
         return rows
 
-    def data_files(self, competition: str) -> list[DataFile]:
-        """The files of a competition."""
-        return [
-            DataFile(file.name, file.total_bytes or 0)
-            for answer in self._pages(
-                competition,
-                f"listing the files of {competition}",
-                "list_data_files",
-                ApiListDataFilesRequest,
-            )
-            for file in answer.files or []
-        ]
-
-    def data_address(self, competition: str, file: str | None = None) -> str:
-        """A signed address of one file of a competition, or of all of them in one archive."""
-        if file is None:
-            response = self._call(
-                competition,
-                f"asking for the files of {competition}",
-                "download_data_files",
-                ApiDownloadDataFilesRequest,
-            )
-        else:
-            response = self._call(
-                competition,
-                f"asking for {file}",
-                "download_data_file",
-                ApiDownloadDataFileRequest,
-                file_name=file,
-            )
+    def data_address(self, competition: str) -> str:
+        """A signed address of all files of a competition in one archive."""
+        response = self._call(
+            competition,
+            f"asking for the files of {competition}",
+            "download_data_files",
+            ApiDownloadDataFilesRequest,
+        )
         with response:
             return transfer.check_address(response.url, self._kaggle.settings)
 

@@ -18,7 +18,9 @@ from kagglesdk.kernels.types.kernels_api_service import (
 )
 from kagglesdk.kernels.types.kernels_enums import KernelExecutionType
 
-from tools.kaggle_client import Kaggle, NoAccessError, NotFoundError, plain, request
+from tools.console import plain
+from tools.kaggle_client import Kaggle, NoAccessError, NotFoundError, request
+from tools.runs import ENDED
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class State:
     @property
     def ended(self) -> bool:
         """Whether it will not change any more."""
-        return self.status in ("COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED")
+        return self.status in ENDED
 
 
 @dataclass(frozen=True)

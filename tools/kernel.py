@@ -20,6 +20,7 @@ from tools.runs import Run
 from tools.settings import Settings
 
 MARGIN_HOURS = 0.25
+DEFAULT_PRESET = "best"
 INPUT = "/kaggle/input"
 CHECKPOINT = "checkpoint.npz"
 
@@ -28,7 +29,7 @@ CHECKPOINT = "checkpoint.npz"
 class Plan:
     """What to push, and how."""
 
-    preset: str
+    preset: str = ""  # the default one, or the resumed version's
     settings: Sequence[str] = ()
     accelerator: str = ""
     timeout: float = 9.0
@@ -40,6 +41,8 @@ class Plan:
 
 def push_and_report(plan: Plan, wait_hours: float | None, json: bool) -> None:
     """Push, wait for so long if asked to, and print the run."""
+    if plan.no_run and wait_hours is not None:
+        raise UserError("--no-run leaves nothing to wait for.", "Leave out --no-run or --wait.")
     run = push(plan)
     if wait_hours is not None:
         kernels, config = watch.connect()
@@ -48,7 +51,8 @@ def push_and_report(plan: Plan, wait_hours: float | None, json: bool) -> None:
         console.print_json(run.push)
     else:
         sys.stdout.write(f"{run.kernel}/v{run.version}\n")
-        console.note(f"Wait for it: tools wait {run.slug}/v{run.version}")
+        if not plan.no_run:
+            console.note(f"Wait for it: tools wait {run.slug}/v{run.version}")
 
 
 def push(plan: Plan) -> Run:
@@ -67,7 +71,9 @@ def push(plan: Plan) -> Run:
     if not 0.1 <= plan.timeout <= 12:
         raise UserError(f"--timeout {plan.timeout:g} should be 0.1 to 12 hours.")
     source = render.read(meta.code_file)
-    overrides = _overrides(plan, config, meta)
+    slug = meta.slug + ("-notebook" if plan.notebook else "")
+    known = [run for run in runs.every() if run.slug == slug]
+    overrides = _overrides(plan, config, meta, known)
     effective = render.effective_config(render.render(source, overrides), folder)
 
     kaggle = Kaggle(config)
@@ -77,16 +83,15 @@ def push(plan: Plan) -> Run:
             f"kernel-metadata.json is {meta.owner}'s, but you are {kaggle.user}.",
             "Leave the owner out of id.",
         )
-    kernel = f"{kaggle.user}/{meta.slug}" + ("-notebook" if plan.notebook else "")
-    previous, state = _newest(kernels, kernel)
-    if state and not plan.force:
-        raise UserError(
-            f"{kernel} v{previous} is still {state}.",
-            f"Wait for it (tools wait), stop it at https://www.kaggle.com/code/{kernel} , "
-            "or push anyway with --force.",
-        )
+    kernel = f"{kaggle.user}/{slug}"
+    known = [run for run in known if run.kernel == kernel]
+    previous = max([(kernels.newest(kernel) or (0, ""))[0], *(run.version for run in known)])
+    if not plan.no_run and not plan.force:
+        _refuse_while_running(kernels, kernel, previous, known)
     if plan.resume:
-        _check_resumable(kernels, kernel, previous, state)
+        _check_resumable(kernels, kernel, previous, known)
+        if not known:
+            console.note("The ledger does not know that version's settings: give them with --set.")
     if meta.machine_shape != metadata.CPU and not plan.no_run:
         left = _gpu_hours_left(kernels, plan)
         overrides["time_budget"] = min(overrides["time_budget"], _budget(left))
@@ -122,10 +127,17 @@ def push(plan: Plan) -> Run:
     return run
 
 
-def _overrides(plan: Plan, config: Settings, meta: Metadata) -> dict[str, Any]:
-    """The settings to render; what the user sets stands above what follows from the plan."""
+def _overrides(plan: Plan, config: Settings, meta: Metadata, known: list[Run]) -> dict[str, Any]:
+    """The settings to render; what the user sets stands above what follows from the plan.
+
+    A resumed run goes on with its own settings.
+    """
+    before: dict[str, Any] = {}
+    if plan.resume and known:
+        before = max(known, key=lambda run: run.version).push.get("overrides", {})
     overrides = {
-        "preset": plan.preset,
+        **before,
+        "preset": plan.preset or before.get("preset", DEFAULT_PRESET),
         "channel_order": config.channel_order,
         "value_scale": config.value_scale,
         "require_gpu": meta.machine_shape != metadata.CPU,
@@ -175,24 +187,31 @@ def _request(
     }
 
 
-def _newest(kernels: Kernels, kernel: str) -> tuple[int, str]:
-    """Number of the newest version, and what it is doing if it has not ended."""
-    known = [run for run in runs.every() if run.kernel == kernel]
-    found = kernels.newest(kernel)
-    version = max([found[0] if found else 0, *(run.version for run in known)])
-    if not version:
-        return 0, ""
+def _running(kernels: Kernels, kernel: str, version: int, known: list[Run]) -> str:
+    """What a version is doing, if it has not ended."""
     try:
         state = kernels.state(kernel, version)
     except (NotFoundError, NoAccessError):
         fresh = any(run.version == version and run.is_fresh for run in known)
-        return version, "QUEUED" if fresh else ""
-    running = not state.ended and state.status != "NEW_SCRIPT"
-    return version, state.status if running else ""
+        return "QUEUED" if fresh else ""
+    return "" if state.ended or state.status == "NEW_SCRIPT" else state.status
 
 
-def _check_resumable(kernels: Kernels, kernel: str, version: int, state: str) -> None:
-    if not version or state:
+def _refuse_while_running(kernels: Kernels, kernel: str, newest: int, known: list[Run]) -> None:
+    """Refuse to use GPU time while the newest version, or one not seen to end, still runs."""
+    others = {run.version for run in known if run.may_run}
+    for version in sorted({newest, *others} - {0}, reverse=True):
+        if state := _running(kernels, kernel, version, known):
+            here = any(run.version == version for run in known)
+            wait = f"Wait for it (tools wait v{version}), stop" if here else "Stop"
+            raise UserError(
+                f"{kernel} v{version} is still {state}.",
+                f"{wait} it at https://www.kaggle.com/code/{kernel} , or push anyway with --force.",
+            )
+
+
+def _check_resumable(kernels: Kernels, kernel: str, version: int, known: list[Run]) -> None:
+    if not version or _running(kernels, kernel, version, known):
         missing = f"{kernel} v{version} has not ended" if version else f"{kernel} has never run"
         raise UserError(f"There is nothing to resume from: {missing}.")
     names = [file.name for file in kernels.outputs(kernel, version)]

@@ -130,7 +130,10 @@ def _stream(
 ) -> Iterator[Event | None]:
     """Events from one connection; None where the service says that this is the end."""
     with kernels.log_stream(kernel, version, quiet) as response:
-        if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
+        kind = response.headers.get("Content-Type", "")
+        if kind.startswith("text/html"):
+            raise NetworkError("Kaggle's log is a web page; a proxy or a sign-in may be between.")
+        if not kind.startswith("text/event-stream"):
             yield from parse(response.content.decode("utf-8", "replace"))
             yield None
             return

@@ -25,7 +25,7 @@ from tools.errors import (
     UserError,
     VerificationError,
 )
-from tools.files import inside, safe, write_whole
+from tools.files import alone, inside, safe, write_whole
 from tools.kaggle_kernels import Kernels, State
 from tools.remote import Origin, OutputFile
 from tools.runs import Run
@@ -101,8 +101,9 @@ def fetch_outputs(
     """
     run = runs.find(reference)
     kernels, config = watch.connect()
+    patterns = [*include, *(LOGS if logs_only else ())]
     if listing:
-        show_listing(run, list_outputs(kernels, run), as_json)
+        show_listing(run, list_outputs(kernels, run), patterns, as_json)
         return
     state = watch.state_of(kernels, run)
     if not state.ended:
@@ -113,13 +114,15 @@ def fetch_outputs(
     origin = Origin(run.kernel, run.version)
     chosen, elsewhere = destinations.split(to)
     goals = destinations.ready(elsewhere, origin, overwrite)  # before hours of downloads
-    folder = (chosen or run.folder / FOLDER).expanduser().absolute()
+    folder = _expanded(chosen, origin) if chosen else run.folder / FOLDER
     failure: ToolsError | None = None
+    waiting = f"another `tools fetch-outputs` of {run} goes on: waiting until it has ended"
     try:
-        patterns = [*include, *(LOGS if logs_only else ())]
-        files = fetch(kernels, config, run, state, folder, patterns, overwrite)
+        with alone(run.folder / "fetch.lock", waiting):
+            run = runs.read(run.folder)
+            files = fetch(kernels, config, run, state, folder, patterns, overwrite)
     except VerificationError as found:
-        failure, files = found, local_files(runs.read(run.folder))
+        failure, files = found, local_files(runs.read(run.folder), folder)
     deliveries: list[Delivery] = []
     if goals and not failure and state.status == "COMPLETE":
         going = _matching(runs.read(run.folder), files, patterns)
@@ -178,6 +181,10 @@ def fetch(
     record = fetcher.record()
     entries = {entry["name"]: entry for entry in record["files"]} if record else {}
     wanted = [name for name in listing.addresses if _matches(name, include)]
+    if include and not wanted and not _matches(f"{run.slug}.log", include):
+        raise UserError(
+            f"No output of {run} matches {' or '.join(include)}.", "tools fetch-outputs --list"
+        )
     wanted.sort(key=lambda name: (name == manifest.NAME, -listing.sizes.get(name, 0)))
     log, log_name = watch.keep_log(run, kernels.log(run.kernel, run.version)), f"{run.slug}.log"
     known = {entry["name"]: entry for entry in _known(run, folder)}
@@ -192,6 +199,8 @@ def fetch(
         write_whole(folder / PARTIAL, f"{run}: {state.status} {state.failure}\n")
 
     def note(complete: bool) -> Run:
+        if not complete and run.outputs.get("complete") and run.outputs["folder"] != str(folder):
+            return run  # the whole of it is elsewhere: that is what the ledger tells
         return runs.record_outputs(
             run,
             folder=str(folder),
@@ -220,6 +229,8 @@ def fetch(
         known[log_name] = {"name": log_name, "size": size, "sha256": digest, "verified": False}
     whole = bool(record) and {*entries, manifest.NAME} <= known.keys() and not problems
     run = note(complete=whole)
+    if state.status == "COMPLETE":
+        (folder / PARTIAL).unlink(missing_ok=True)  # of a failed version that lay here
     if record and record.get("status") == "stopped":
         console.note("Training was stopped early; go on with it: tools push-kernel --resume")
     if listing.refused:
@@ -232,16 +243,26 @@ def fetch(
         problems.append(f"{run} left no {manifest.NAME}; its {len(wanted)} files are not verified")
     if problems:
         raise VerificationError(f"{'; '.join(problems)}.", f"Everything else is in {folder}.")
-    return local_files(run)
+    return _present(run, folder, known.values())
 
 
-def local_files(run: Run) -> list[LocalFile]:
-    """The files that a run's entry in the ledger names and that are still there."""
-    if "folder" not in run.outputs:
+def local_files(run: Run, folder: Path) -> list[LocalFile]:
+    """The files in a folder that a run's entry in the ledger names and that are still there."""
+    if run.outputs.get("folder") != str(folder):
         return []
-    folder = Path(run.outputs["folder"])
-    files = [_local(run, folder, entry) for entry in run.outputs.get("files", [])]
+    return _present(run, folder, run.outputs.get("files", []))
+
+
+def _present(run: Run, folder: Path, entries: Iterable[dict[str, Any]]) -> list[LocalFile]:
+    files = [_local(run, folder, entry) for entry in entries]
     return [file for file in files if file.path.is_file()]
+
+
+def _expanded(folder: Path, origin: Origin) -> Path:
+    try:
+        return Path(destinations.expand(str(folder), origin)).expanduser().absolute()
+    except RuntimeError as failure:
+        raise UserError(f"--to {folder}: {failure}") from failure
 
 
 class _Fetcher:
@@ -369,10 +390,19 @@ def outgoing(files: Iterable[LocalFile]) -> list[OutputFile]:
 
 
 def _matching(run: Run, files: list[LocalFile], patterns: Sequence[str]) -> list[LocalFile]:
-    """What goes on to a destination: the verified files, or those of them that were asked for."""
+    """What goes on to a destination: the verified files and the log, or what was asked for of them.
+
+    A part goes without ``run.json``: where that lies, the run is complete.
+    """
     if not patterns:
         return verified_files(run)
-    return [file for file in files if file.verified and _matches(file.name, patterns)]
+    return [
+        file
+        for file in files
+        if (file.verified or file.name == f"{run.slug}.log")
+        and file.name != manifest.NAME
+        and _matches(file.name, patterns)
+    ]
 
 
 def _matches(name: str, include: Sequence[str]) -> bool:
@@ -380,9 +410,10 @@ def _matches(name: str, include: Sequence[str]) -> bool:
     return not include or any(fnmatch.fnmatch(name, p) or fnmatch.fnmatch(leaf, p) for p in include)
 
 
-def show_listing(run: Run, listing: Listing, as_json: bool) -> None:
-    """Print what Kaggle lists."""
-    rows = [(name, listing.sizes.get(name)) for name in listing.addresses]
+def show_listing(run: Run, listing: Listing, include: Sequence[str], as_json: bool) -> None:
+    """Print what Kaggle lists, of what matches."""
+    names = [name for name in listing.addresses if _matches(name, include)]
+    rows = [(name, listing.sizes.get(name)) for name in names]
     if as_json:
         files = [{"name": name, "size": size} for name, size in rows]
         console.print_json({"kernel": run.kernel, "version": run.version, "files": files})

@@ -190,9 +190,3 @@ class Metered:
     def seek(self, offset: int, whence: int = 0) -> int:
         """Go to a position."""
         return self._stream.seek(offset, whence)
-
-
-def plain(text: object, limit: int = 300) -> str:
-    """A service's own words as one printable line of at most ``limit`` characters."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"

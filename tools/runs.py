@@ -8,6 +8,7 @@ is what was seen last, ``outputs.json`` what was fetched, ``submissions.jsonl`` 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -15,10 +16,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tools import console
 from tools.errors import UserError
 from tools.files import write_whole
 from tools.settings import project_folder
 
+ENDED = ("COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED")  # statuses after which nothing changes
+SESSION_SECONDS = 24 * 3600  # Kaggle's longest session of 12 hours, and as many in its queue
 FRESH_SECONDS = 600  # a new version may be unknown to Kaggle's status for so long
 _KERNEL = r"[A-Za-z0-9_-]+/[a-z0-9][a-z0-9-]+"
 
@@ -47,12 +51,22 @@ class Run:
     @property
     def is_fresh(self) -> bool:
         """Whether it was pushed to run so lately that Kaggle may not show it yet."""
+        return bool(self.push.get("run", True)) and self._age < FRESH_SECONDS
+
+    @property
+    def may_run(self) -> bool:
+        """Whether it was pushed to run, within the longest session, and not seen to end."""
+        ended = self.status.get("status") in ENDED
+        return not ended and bool(self.push.get("run", True)) and self._age < SESSION_SECONDS
+
+    @property
+    def _age(self) -> float:
+        """Seconds since it was pushed; infinite where the ledger does not say."""
         try:
             pushed = datetime.fromisoformat(str(self.push.get("pushed_at")))
-            age = (datetime.now(UTC) - pushed).total_seconds()
+            return (datetime.now(UTC) - pushed).total_seconds()
         except (ValueError, TypeError):
-            return False
-        return bool(self.push.get("run", True)) and age < FRESH_SECONDS
+            return math.inf
 
     @property
     def url(self) -> str:
@@ -81,6 +95,10 @@ def record_push(kernel: str, version: int, **facts: Any) -> Run:
     if not re.fullmatch(_KERNEL, kernel) or version < 1:
         raise UserError(f"{kernel!r} v{version} is no kernel reference.")
     folder = root() / kernel.split("/")[1] / f"v{version}"
+    if (folder / "push.json").exists():  # of a kernel that was made again, or of another owner
+        aside = folder.with_name(f"earlier-{folder.name}-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}")
+        folder.rename(aside)
+        console.note(f"What was known of another v{version} of that name is in {aside} now.")
     push = {"kernel": kernel, "version": version, "pushed_at": now(), **facts}
     _write(folder / "push.json", push)
     return read(folder)
@@ -109,9 +127,12 @@ def record_submission(folder: Path, submission: dict[str, Any]) -> None:
     path = folder / "submissions.jsonl"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        with os.fdopen(handle, "ab") as file:
-            file.write(line.encode())
+        with path.open("ab+") as file:
+            file.seek(max(0, file.tell() - 1))
+            torn = file.read() not in (b"", b"\n")  # by a power cut
+            file.write((torn * "\n" + line).encode())
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as failure:
         raise UserError(f"{path} cannot be written: {failure.strerror}.") from failure
 
@@ -120,12 +141,13 @@ def submissions(folder: Path) -> list[dict[str, Any]]:
     """The submissions noted in a folder, oldest first, with their latest news."""
     found: dict[Any, dict[str, Any]] = {}
     path = folder / "submissions.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+    lines = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    for line in lines.splitlines():
         try:
             entry = json.loads(line)
             found[entry["ref"]] = found.get(entry["ref"], {}) | entry
         except (ValueError, KeyError, TypeError):
-            continue  # a line that a power cut left unfinished
+            continue  # a torn line
     return list(found.values())
 
 

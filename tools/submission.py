@@ -7,23 +7,19 @@ list of submissions.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import shlex
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from tools import console, runs, settings, submission_file
 from tools.errors import DeadlineError, NetworkError, RefusedError, UserError
-from tools.files import write_whole
+from tools.files import alone, write_whole
 from tools.holes import Holes, find_masked_info, read_holes
-from tools.kaggle_client import Kaggle, NotFoundError, UncertainError, plain
+from tools.kaggle_client import Kaggle, NotFoundError, UncertainError
 from tools.kaggle_competitions import Competitions, Submission
 
 REPORT_SCORE = 0.16737  # the published recipe's best public score (RMSE)
@@ -105,8 +101,7 @@ def holes_to_fill(project: Path, chosen: settings.Settings, data: Path | None) -
 def _source(file: Path | None) -> tuple[runs.Run | None, Path]:
     """The run that wrote the file, if one did, and the file."""
     if file is not None:
-        where = file.resolve().parents
-        return next((run for run in runs.every() if _outputs(run).resolve() in where), None), file
+        return next((run for run in runs.every() if _made(run, file)), None), file
     newest = runs.find()
     path = _outputs(newest) / FILE
     if not path.is_file():
@@ -122,6 +117,15 @@ def _warn(maker: runs.Run, chosen: settings.Settings) -> None:
     for name in ("channel_order", "value_scale"):
         if wrote.get(name, wanted := getattr(chosen, name)) != wanted:
             console.note(f"{maker} wrote it with {name} = {wrote[name]}; the setting is {wanted}")
+
+
+def _made(known: runs.Run, file: Path) -> bool:
+    """Whether a file has the place of one that a run wrote."""
+    folder, path = _outputs(known).resolve(), file.resolve()
+    if folder not in path.parents:
+        return False
+    names = [entry["name"] for entry in known.outputs.get("files", [])]
+    return path.relative_to(folder).as_posix() in names
 
 
 def _outputs(known: runs.Run) -> Path:
@@ -159,7 +163,8 @@ class Submitter:
             NetworkError: the upload failed, or Kaggle could not be reached.
         """
         path = candidate.checked.path
-        with self._alone():
+        waiting = "another `tools submit` is sending: waiting until it has"
+        with alone(self._intent.with_suffix(".lock"), waiting):
             if self._intent.is_file() and self.settle() is None:
                 console.note(
                     "Kaggle does not list what was submitted last, when its answer was lost"
@@ -179,21 +184,6 @@ class Submitter:
             raise self._not_scored(entry)
         console.note(f"{before}: nothing was sent. To submit it once more, add --again")
         return entry
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Let no other process of this project look and send at the same time."""
-        self._intent.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self._intent.with_suffix(".lock"))
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            console.note("another `tools submit` is sending: waiting until it has")
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
 
     def require_allowance(self) -> int:
         """How many submissions are left today.
@@ -253,6 +243,8 @@ class Submitter:
                     self.competition, token, candidate.message
                 )
             if not ref:
+                if entry := self.settle():
+                    return entry
                 raise RefusedError(f"Kaggle took no submission: {words or 'it gave no reason'}.")
         except UncertainError as lost:
             entry = self.settle()
@@ -284,7 +276,7 @@ class Submitter:
         try:
             intent = json.loads(self._intent.read_text(encoding="utf-8"))
             folder, known, facts = Path(intent["folder"]), intent["known"], intent["facts"]
-            competition, message = facts["competition"], plain(facts["message"])
+            competition, message = facts["competition"], console.plain(facts["message"])
         except (OSError, ValueError, KeyError, TypeError) as failure:
             raise UserError(
                 f"{self._intent} is damaged ({failure}); it tells what was last submitted.",
@@ -326,13 +318,20 @@ class Submitter:
 
     def _wait(self, entry: dict[str, Any]) -> Submission:
         until = time.monotonic() + self._timeout * 60
-        pause = self._poll_seconds
+        pause, asked = self._poll_seconds, False
         with console.stderr.status(f"waiting for the score of submission {entry['ref']}"):
             while True:
-                with contextlib.suppress(NotFoundError):  # a new one takes a moment to appear
+                try:
                     seen = self.kaggle.submission(entry["ref"])
                     if seen.status != "PENDING":
                         return seen
+                except NotFoundError:
+                    pass  # a new one takes a moment to appear
+                except NetworkError as failure:
+                    if not asked:
+                        raise
+                    console.note(f"{failure.message} Asking again.")
+                asked = True
                 left = until - time.monotonic()
                 if left <= 0:
                     raise DeadlineError(

@@ -18,10 +18,19 @@ from pathlib import Path
 from typing import Any
 
 from tools import console, datasets
-from tools.dry_run import SCRIPT, parse_settings, run_kernel
+from tools.dry_run import SCRIPT, run_kernel
 from tools.errors import UserError
+from tools.files import alone
+from tools.render import parse_settings
 
 FOLDER = Path("runs/sweep")
+OPTIONS = {
+    "data": "--data",
+    "limit": "--limit",
+    "out": "--name",
+    "seed": "--seeds",
+    "steps": "--budget",
+}
 PROBE_STEPS = 20  # to measure a variant's speed, for a budget in minutes
 
 
@@ -90,11 +99,22 @@ def shared(variants: Sequence[dict[str, str]]) -> dict[str, str]:
     return dict(both) if others else {}
 
 
-def folder_of(variant: dict[str, str], seed: int) -> str:
-    """Name a variant's folder; long ones are cut and told apart by a digest."""
+def folder_of(variant: dict[str, str], seed: int, conditions: Sequence[object] = ()) -> str:
+    """Name a variant's folder; a digest tells apart what is cut off, data, limits and budgets."""
     name = re.sub(r"[^A-Za-z0-9.=_-]+", "-", spell(variant))
-    digest = hashlib.sha256(spell(variant).encode()).hexdigest()[:6]
+    digest = hashlib.sha256(f"{spell(variant)} {conditions}".encode()).hexdigest()[:6]
     return f"{name[:60]}-{digest}-seed{seed}"
+
+
+def refuse_own(variants: Sequence[dict[str, str]]) -> None:
+    """Refuse settings that the sweep itself gives every run.
+
+    Raises:
+        UserError: naming the option to give instead.
+    """
+    for name in itertools.chain(*variants):
+        if name in OPTIONS:
+            raise UserError(f"{name} is the sweep's own to set.", f"Give {OPTIONS[name]}.")
 
 
 def steps_for(budget: Budget, settings: dict[str, Any], out: Path) -> int:
@@ -164,6 +184,30 @@ def draw(curves: dict[str, list[list[tuple[int, float]]]], path: Path) -> None:
     part.replace(path)
 
 
+def run_variant(
+    variant: dict[str, str], seed: int, settings: dict[str, Any], budget: Budget, out: Path
+) -> dict[str, Any]:
+    """Run one variant with one seed, unless it has been, and return its record.
+
+    Raises:
+        UserError: for a mistake that the kernel names, or if the run was stopped.
+        RunFailedError: where it fails in another way.
+    """
+    settings = settings | parse_settings([f"{k}={v}" for k, v in variant.items()])
+    settings |= {"seed": seed}
+    steps = steps_for(budget, settings, out)
+    every = max(1, steps // 10)
+    settings |= {"steps": steps, "out": str(out), "checkpoint_every": every}
+    settings |= {"validate_every": every, "log_every": max(1, min(100, steps // 20))}
+    result = finished(out, settings)
+    if result is None:
+        console.note(f"{spell(variant)}, seed {seed}: {steps} steps")
+        result = run_kernel(SCRIPT, settings, out.with_name(f"{out.name}.log"))
+    if result["status"] != "complete":
+        raise UserError(f"{out} was stopped.", "The same command goes on from there.")
+    return result
+
+
 def run_sweep(
     data: Path | None,
     assignments: Sequence[str],
@@ -182,6 +226,7 @@ def run_sweep(
     """
     allowance, combinations = Budget.parse(budget), variants(assignments)
     combinations += changed(combinations[0], changes)
+    refuse_own(combinations)
     common = shared(combinations)
     if not SCRIPT.is_file():
         raise UserError(f"{SCRIPT} is not here.", "Run the command in the project's folder.")
@@ -190,29 +235,21 @@ def run_sweep(
     if data is None:
         data = datasets.sample_folder()
     base = FOLDER / name
+    settings = {"preset": "best", "data": str(data), "limit": limit}
+    conditions = (str(data.resolve()), limit, budget)
     rows, curves = [], {}
-    for variant in combinations:
-        results, lines = [], []
-        named = spell({k: v for k, v in variant.items() if k not in common})
-        for seed in range(seeds):
-            out = base / folder_of(variant, seed)
-            settings: dict[str, Any] = {"preset": "best", "data": str(data), "limit": limit}
-            settings |= parse_settings([f"{k}={v}" for k, v in variant.items()]) | {"seed": seed}
-            steps = steps_for(allowance, settings, out)
-            every = max(1, steps // 10)
-            settings |= {"steps": steps, "out": str(out), "checkpoint_every": every}
-            settings |= {"validate_every": every, "log_every": max(1, min(100, steps // 20))}
-            result = finished(out, settings)
-            if result is None:
-                console.note(f"{spell(variant)}, seed {seed}: {steps} steps")
-                result = run_kernel(SCRIPT, settings, out.with_name(f"{out.name}.log"))
-            if result["status"] != "complete":
-                raise UserError(f"{out} was stopped.", "The same command goes on from there.")
-            results.append(result)
-            lines.append(curve(out, result["config"]["batch_size"]))
-        rows.append(summarise(named, results))
-        curves[named] = lines
-        draw(curves, base / "sweep.png")
+    with alone(base / ".lock", f"another sweep goes on in {base}: waiting until it has ended"):
+        for variant in combinations:
+            results, lines = [], []
+            for seed in range(seeds):
+                out = base / folder_of(variant, seed, conditions)
+                result = run_variant(variant, seed, settings, allowance, out)
+                results.append(result)
+                lines.append(curve(out, result["config"]["batch_size"]))
+            named = spell({k: v for k, v in variant.items() if k not in common})
+            rows.append(summarise(named, results))
+            curves[named] = lines
+            draw(curves, base / "sweep.png")
     table = {"budget": budget, "data": str(data), "settings": common, "rows": rows}
     table |= {"device": results[0]["device"]}
     (base / "sweep.json").write_text(json.dumps(table, indent=2), encoding="utf-8")

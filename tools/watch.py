@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 
 from tools import console, logs, runs, settings
-from tools.errors import DeadlineError, RunFailedError, UserError
+from tools.errors import DeadlineError, NetworkError, RunFailedError, UserError
 from tools.files import write_whole
 from tools.kaggle_client import Kaggle, NotFoundError
 from tools.kaggle_kernels import Kernels, State
 from tools.runs import Run
 from tools.settings import Settings
+
+UNKNOWN = "UNKNOWN"  # what Kaggle could not be asked
 
 
 def connect() -> tuple[Kernels, Settings]:
@@ -151,8 +153,14 @@ def wait(
     deadline, pause, seen = clock() + hours * 3600, config.poll_seconds, ""
     with _interruptible(run, "wait"), _progress(kernels, run, config) as told:
         while True:
-            state = state_of(kernels, run)
-            if state.status != seen:
+            try:
+                state = state_of(kernels, run)
+            except NetworkError as failure:
+                if not seen:
+                    raise
+                console.note(f"{failure.message} {run} goes on all the same; asking again.")
+                state = State(UNKNOWN)
+            if state.status not in (seen, UNKNOWN):
                 pause, seen = config.poll_seconds, state.status
                 if not state.ended:
                     told(state.status)
@@ -163,7 +171,7 @@ def wait(
             left = deadline - clock()
             if left <= 0:
                 raise DeadlineError(
-                    f"{run} is still {state.status} after {hours:g} h.",
+                    f"{run} is still {seen or UNKNOWN} after {hours:g} h.",
                     f"It goes on; come back with tools wait {_short(run)}",
                 )
             sleep(min(pause, left))

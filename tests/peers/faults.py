@@ -26,8 +26,11 @@ class Drop:
     """A fault: the connection closes without an answer."""
 
 
+@dataclass
 class Lost:
-    """A fault: the request is carried out, but the connection closes before its answer."""
+    """A fault: the request is carried out, but this, or no answer at all, comes of it."""
+
+    answer: Reply | None = None
 
 
 @dataclass

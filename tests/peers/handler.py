@@ -49,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
         except Refusal as refusal:
             answer = refusal.reply
         if isinstance(fault, Lost):
-            return self._break(fault)
+            return self._send(fault.answer) if fault.answer else self._break(fault)
         self._send(answer if isinstance(answer, Reply) else Reply(200, answer), fault)
 
     def do_GET(self) -> None:  # noqa: N802
