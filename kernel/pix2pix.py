@@ -173,7 +173,8 @@ class Config:
     precision: str = setting("float32", "Of the networks' arithmetic; auto takes what the GPU is "
         "made for, float32 on a CPU.",
         choices=("float32", "auto", "bfloat16", "float16"), session=True)
-    xla: str = setting("auto", "Compile the step with XLA; auto does on a GPU.",
+    xla: str = setting("auto", "Compile the step with XLA, on several devices its gradients, where "
+        "no batch norm joins them; auto does on a GPU.",
         choices=("auto", "on", "off"), session=True)
     steps_per_call: int = setting(0, "Steps inside one call of the compiled loop; 0: 10 on a GPU, "
         "1 on a CPU.", low=0, session=True)
@@ -721,8 +722,8 @@ class Pictures:
 
     @property
     def names(self) -> list[str]:
-        """What each picture is known by, whatever folder it lies in."""
-        return [f"{photo.label}/{photo.name}" for photo in self.photos]
+        """What each picture is known by: other datasets' ``cat_1.jpg`` have other holes."""
+        return [f"{photo.label}/{photo.name} {photo.boxes}" for photo in self.photos]
 
     @classmethod
     def of(cls, photos: list[Photo], masked: Any, clean: Any) -> Pictures:
@@ -1612,6 +1613,7 @@ class Pix2Pix:
             self._build(config)
         compiled = config.xla == "on" or (config.xla == "auto" and bool(gpus()))
         whole, part = compiled and self.replicas == 1, compiled and self._divisible()
+        self.compiled = "the step" if whole else "the gradients" if part else "nothing"
         self._replica_step = tf.function(self._train_replica, jit_compile=whole or None)
         self._replica_gradients = self._gradients
         if part:
@@ -2040,6 +2042,12 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str
     write_whole(path, write)
 
 
+DAMAGED = (  # what reading a file raises that is no ``.npz``, or not a whole one
+    *(OSError, EOFError, ValueError, KeyError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """Read the JSON record of a checkpoint.
 
@@ -2049,7 +2057,7 @@ def read_record(path: Path) -> dict[str, Any]:
     try:
         with np.load(path) as arrays:
             return json.loads(arrays["about"].tobytes())
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as failure:
+    except DAMAGED as failure:
         raise UserError(f"{path} is no whole checkpoint ({failure}): remove it.") from failure
 
 
@@ -2072,7 +2080,9 @@ def restore(path: Path, variables: Mapping[str, Any]) -> None:
                         f"{path} has no fitting {name}: it is of another configuration."
                     )
                 variable.assign(value)
-    except (OSError, zipfile.BadZipFile, zlib.error) as failure:
+    except UserError:
+        raise
+    except DAMAGED as failure:
         raise UserError(f"{path} is no whole checkpoint ({failure}): remove it.") from failure
 
 
@@ -2090,7 +2100,7 @@ def refuse_another_run(config: Config, file: Path, remedy: str) -> None:
         different = {k: v for k, v in config.run_settings().items() if there.get(k) != v}
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (*DAMAGED, TypeError, AttributeError):
         raise UserError(f"{file} is not the record of a run of this script: {remedy}.") from None
     for name, value in different.items():
         raise UserError(
@@ -2131,7 +2141,7 @@ def learned_names(checkpoint: Path, dataset: Dataset) -> set[str]:
     """Names of the pictures that a checkpoint's networks have learned from.
 
     Raises:
-        UserError: where one of them is held out here.
+        UserError: where one of them is held out here: the same name, with the same holes.
     """
     learned = set(read_record(checkpoint).get("learned_from", ()))
     for name in dataset.validation.names if dataset.validation else ():
@@ -2388,7 +2398,8 @@ class Training:
 
     def _introduce(self) -> None:
         policy = keras.config.dtype_policy().name
-        say(f"devices sharing a step: {self.model.replicas}; precision: {policy}")
+        shared, compiled = self.model.replicas, self.model.compiled
+        say(f"devices sharing a step: {shared}; precision: {policy}; XLA compiles {compiled}")
         for name in self.model.optimizers:
             say(f"{name}: {parameters(self.model.networks[name])}")
         each, once = training_flops(self.model) / 1e9, update_flops(self.model) / 1e9

@@ -143,7 +143,7 @@ def test_a_version_that_kaggle_does_not_show_yet_counts_as_running(tools, server
     runs.record_push(KERNEL, 1)
     done = tools("push-kernel")
     assert (done.code, server.called("SaveKernel")) == (1, [])
-    assert "v1 is still QUEUED. Wait for it (tools wait v1), stop it" in done.err
+    assert "v1 is still QUEUED. Wait for it (tools wait pix2pix-inpainting/v1), stop" in done.err
 
 
 def test_a_version_saved_meanwhile_does_not_hide_the_one_that_runs(tools, server, project):
@@ -240,8 +240,14 @@ def test_resuming_keeps_the_settings_that_training_began_with(tools, server, pro
     overrides = runs.find().push["overrides"]
     assert (overrides["preset"], overrides["steps"], overrides["note"]) == ("report", 777, "b")
     assert overrides["time_budget"] == 8.75
+    runs.record_push("bob/pix2pix-inpainting", 9, set={"steps": 5})
+    assert tools("push-kernel", "--resume", "--set", "channel_order=rgb").code == 0
+    assert tools("push-kernel", "--resume").code == 0
+    overrides = runs.find(f"{KERNEL}/v4").push["overrides"]
+    assert (overrides["steps"], overrides["note"]) == (777, "b")
+    assert overrides["channel_order"] == "rgb"
     assert tools("push-kernel").code == 0
-    assert "steps" not in runs.find().push["overrides"]
+    assert "steps" not in runs.find(f"{KERNEL}/v5").push["overrides"]
 
 
 def test_resuming_without_a_checkpoint_is_a_mistake(tools, server, project):

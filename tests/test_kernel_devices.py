@@ -63,6 +63,7 @@ def run_on_one(python, sample):
 def test_two_devices_give_the_losses_of_one(run_on_two, run_on_one, tmp_path, preset):
     done = run_on_two(tmp_path / "two", *preset, *FLAGS, "--steps-per-call", 3, "--log-every", 2)
     assert done.returncode == 0, done.stderr
+    assert ("XLA compiles the gradients" in done.stdout) is ("--xla" in preset)
     assert "devices sharing a step: 2" in done.stdout
     assert "devices sharing a step: 1" in run_on_one(tmp_path / "one", *preset, *FLAGS)
     losses = [

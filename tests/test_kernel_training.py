@@ -400,9 +400,10 @@ def test_a_checkpoint_with_a_flipped_bit_is_named(run_kernel, sample, finished, 
     out = shutil.copytree(finished, tmp_path / "out")
     data = bytearray((out / "checkpoint.npz").read_bytes())
     data[len(data) // 2] ^= 1
-    (out / "checkpoint.npz").write_bytes(data)
-    code, _, error = run_kernel("--data", sample, "--out", out, *TINY, "--steps", 7)
-    assert code == 1 and "checkpoint.npz is no whole checkpoint" in error
+    for damaged in (data, b"", bytes(1000), b"<html>"):
+        (out / "checkpoint.npz").write_bytes(damaged)
+        code, _, error = run_kernel("--data", sample, "--out", out, *TINY, "--steps", 7)
+        assert code == 1 and "checkpoint.npz is no whole checkpoint" in error
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(python, pix2pix, sample, finished, tmp_path):

@@ -177,6 +177,8 @@ def test_a_part_elsewhere_does_not_make_the_ledger_forget_the_whole(tools, versi
     assert tools("fetch-outputs").code == 0
     done = tools("fetch-outputs", "--include", "*.h5", "--to", "models", "--json")
     assert {file["name"] for file in done.json["files"]} >= {"generator.h5"}
+    assert done.json["complete"] is False
+    assert tools("fetch-outputs", "--include", "*.h5", "--to", "models").code == 0
     assert "generator.h5" in there("models")
     assert runs.find().outputs["complete"] is True
     assert {file.name for file in outputs.verified_files(runs.find())} == set(WHOLE)
@@ -185,7 +187,7 @@ def test_a_part_elsewhere_does_not_make_the_ledger_forget_the_whole(tools, versi
 def test_a_part_goes_to_a_destination_without_the_record_that_means_the_whole(tools, version):
     assert tools("fetch-outputs", "--logs-only").code == 0
     run = runs.find()
-    local = outputs.local_files(run, run.folder / "outputs")
+    local = outputs._present(run, run.folder / "outputs", run.outputs["files"])
     going = outputs._matching(run, local, outputs.LOGS)
     assert {file.name for file in going} == {"training_log.csv", "pix2pix-inpainting.log"}
 
@@ -312,12 +314,12 @@ def test_what_a_failed_run_left_is_fetched_and_marked(tools, version, there, sta
     folder = runs.find().folder
     assert (folder / "outputs/PARTIAL.txt").read_text() == f"{KERNEL} v1: {state} out of memory\n"
     assert (folder / "log.txt").read_text() == "step 1/2 | gen 1.0\n"
+    with pytest.raises(UserError, match="are not here as a whole"):
+        outputs.verified_files(runs.find())
+    assert tools("fetch-outputs", "--include", "*.h6").code == 4
     version.states, version.outputs["run.json"] = ["COMPLETE"], record(FILES)
     assert tools("fetch-outputs").code == 0
     assert there() == WHOLE
-    runs.record_outputs(runs.find(), complete=False)
-    with pytest.raises(UserError, match="are not here as a whole"):
-        outputs.verified_files(runs.find())
 
 
 def test_a_run_without_a_record_exits_8(tools, version, there):

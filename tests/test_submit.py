@@ -1,3 +1,5 @@
+import gzip
+import hashlib
 import json
 import os
 import signal
@@ -308,7 +310,18 @@ def test_an_outage_while_it_waits_does_not_end_a_submission(submit, server, monk
     assert err.count("Asking again") == 2
 
 
-@pytest.mark.parametrize("answer", [Reply(524, b"<html>"), Reply(200, b"[1, 2]")])
+def test_a_version_that_comes_again_does_not_let_a_file_be_sent_twice(tools, pushed, server):
+    assert tools("submit", "-m", "v3").code == 0
+    runs.record_push("ada/pix2pix", 3)
+    [path] = pushed.folder.parent.glob("earlier-v3-*/outputs/submission.csv.gz")
+    done = tools("submit", "-m", "again", path)
+    assert (done.code, "nothing was sent" in done.err) == (0, True)
+    assert len(server.competition.submissions) == 1
+
+
+@pytest.mark.parametrize(
+    "answer", [Reply(524, b"<html>"), Reply(200, b"[1, 2]"), Reply(200, b"{}")]
+)
 def test_an_answer_that_tells_nothing_is_looked_up_and_nothing_sent_twice(submit, server, answer):
     server.faults[CREATE] = [Lost(answer)]
     code, out, err = submit()
@@ -401,7 +414,8 @@ def pushed(project, server, fill):
     (run.folder / "outputs").mkdir()
     path = run.folder / "outputs" / "submission.csv.gz"
     path.write_bytes(fill)
-    files = [{"name": path.name, "verified": True}]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    files = [{"name": path.name, "sha256": digest, "verified": True}]
     run = runs.record_outputs(run, folder=str(path.parent), files=files)
     server.kernels["ada/pix2pix"] = []
     for _ in range(3):
@@ -427,8 +441,9 @@ def test_a_file_among_a_runs_outputs_is_noted_with_that_run(tools, pushed):
 
 
 def test_a_file_of_ones_own_below_a_runs_outputs_is_not_noted_with_that_run(tools, pushed):
-    pushed.folder.joinpath("outputs/submission.csv.gz").rename(pushed.folder / "outputs/my.csv.gz")
-    assert tools("submit", "-m", "mine", "runs/pix2pix/v3/outputs/my.csv.gz").code == 0
+    path = pushed.folder / "outputs" / "my.csv"
+    path.write_bytes(gzip.decompress((path.parent / "submission.csv.gz").read_bytes()))
+    assert tools("submit", "-m", "mine", path).code == 0
     assert runs.read(pushed.folder).submissions == []
     assert len(ledger()) == 1
 
@@ -487,7 +502,7 @@ def test_a_submission_that_the_settings_or_the_run_speak_against_goes_with_a_war
     monkeypatch.setenv("TOOLS_CHANNEL_ORDER", "rgb")
     code, _, err = tools("submit", "-m", "x")
     assert code == 0
-    assert err.splitlines()[:2] == [
+    assert err.splitlines()[2:4] == [
         "ada/pix2pix v3 did not complete: its submission may be of an unfinished model",
         "ada/pix2pix v3 wrote it with channel_order = bgr; the setting is rgb",
     ]

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -60,7 +61,7 @@ def run_kernel(script: Path, settings: dict[str, Any], log: Path) -> dict[str, A
     command = [sys.executable, "-u", str(script), *flags(settings)]
     tail: deque[str] = deque(maxlen=5)
     with (
-        _outlasting_ctrl_c(),
+        _first_ctrl_c() as pressed,
         open(log, "w", encoding="utf-8", buffering=1) as copy,
         subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
@@ -69,7 +70,11 @@ def run_kernel(script: Path, settings: dict[str, Any], log: Path) -> dict[str, A
     ):
         task = bar.add_task("starting", total=None, detail="")
         assert kernel.stdout
+        told = False
         for line in kernel.stdout:
+            if pressed.is_set() and not told:
+                console.note("Stopping: the kernel saves its state; Ctrl-C again ends it at once.")
+                told = True
             copy.write(line)
             tail.append(line.strip())
             if match := PROGRESS.match(line):
@@ -83,6 +88,10 @@ def run_kernel(script: Path, settings: dict[str, Any], log: Path) -> dict[str, A
                 )
             elif line.startswith(("predicting", "validation")):
                 bar.update(task, description=line.split(" at ")[0].strip())
+    record = Path(settings["out"]) / "run.json"
+    result = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    if pressed.is_set() and result.get("status") != "complete":
+        raise KeyboardInterrupt
     if kernel.returncode:
         mistake = next((line for line in tail if line.startswith("error: ")), None)
         if mistake:
@@ -91,27 +100,24 @@ def run_kernel(script: Path, settings: dict[str, Any], log: Path) -> dict[str, A
             f"The kernel ended with code {kernel.returncode}: {tail[-1] if tail else 'no output'}.",
             f"Its output is in {log}.",
         )
-    return json.loads((Path(settings["out"]) / "run.json").read_text(encoding="utf-8"))
+    return result
 
 
 @contextlib.contextmanager
-def _outlasting_ctrl_c() -> Iterator[None]:
-    """Put off the first Ctrl-C to the end of the block; a second one acts at once."""
-    pressed = False
+def _first_ctrl_c() -> Iterator[threading.Event]:
+    """Let the first Ctrl-C only set an event; a second one acts at once."""
+    pressed, earlier = threading.Event(), signal.getsignal(signal.SIGINT)
 
-    def put_off(number: int, frame: object) -> None:
-        nonlocal pressed
-        pressed = True
+    def note(number: int, frame: object) -> None:
         signal.signal(signal.SIGINT, earlier)
-        console.note("Stopping: the kernel saves its state; Ctrl-C again ends it at once.")
+        pressed.set()
 
-    earlier = signal.signal(signal.SIGINT, put_off)
+    if earlier is not signal.SIG_IGN:  # as it is for a job in the background
+        signal.signal(signal.SIGINT, note)
     try:
-        yield
+        yield pressed
     finally:
         signal.signal(signal.SIGINT, earlier)
-    if pressed:
-        raise KeyboardInterrupt
 
 
 def run_dry_run(

@@ -173,7 +173,10 @@ def _api_class() -> Any:
             from kagglesdk.kaggle_http_client import KaggleHttpClient
 
             with _no_calls(KaggleHttpClient):
-                from kaggle.api.kaggle_api_extended import KaggleApi
+                try:
+                    from kaggle.api.kaggle_api_extended import KaggleApi
+                except FileExistsError:  # another process made its folder at the same moment
+                    from kaggle.api.kaggle_api_extended import KaggleApi
     except ImportError as failure:
         raise UserError(
             f"The kaggle package cannot be imported: {failure}.",

@@ -71,11 +71,14 @@ def push(plan: Plan) -> Run:
     if not 0.1 <= plan.timeout <= 12:
         raise UserError(f"--timeout {plan.timeout:g} should be 0.1 to 12 hours.")
     source = render.read(meta.code_file)
-    slug = meta.slug + ("-notebook" if plan.notebook else "")
-    known = [run for run in runs.every() if run.slug == slug]
-    overrides = _overrides(plan, config, meta, known)
-    effective = render.effective_config(render.render(source, overrides), folder)
 
+    def configure(before: Run | None) -> tuple[dict[str, Any], dict[str, Any]]:
+        overrides = _overrides(plan, config, meta, before)
+        return overrides, render.effective_config(render.render(source, overrides), folder)
+
+    before: Run | None = None
+    if not plan.resume:
+        overrides, effective = configure(None)  # so that a mistake is told before anything is asked
     kaggle = Kaggle(config)
     kernels = Kernels(kaggle)
     if meta.owner and meta.owner != kaggle.user:
@@ -83,15 +86,17 @@ def push(plan: Plan) -> Run:
             f"kernel-metadata.json is {meta.owner}'s, but you are {kaggle.user}.",
             "Leave the owner out of id.",
         )
-    kernel = f"{kaggle.user}/{slug}"
-    known = [run for run in known if run.kernel == kernel]
+    kernel = f"{kaggle.user}/{meta.slug}" + ("-notebook" if plan.notebook else "")
+    known = [run for run in runs.every() if run.kernel == kernel]
     previous = max([(kernels.newest(kernel) or (0, ""))[0], *(run.version for run in known)])
     if not plan.no_run and not plan.force:
         _refuse_while_running(kernels, kernel, previous, known)
     if plan.resume:
         _check_resumable(kernels, kernel, previous, known)
-        if not known:
-            console.note("The ledger does not know that version's settings: give them with --set.")
+        before = next((run for run in known if run.version == previous), None)
+        if before is None:
+            console.note(f"The ledger has no settings of v{previous}: give them with --set.")
+        overrides, effective = configure(before)
     if meta.machine_shape != metadata.CPU and not plan.no_run:
         left = _gpu_hours_left(kernels, plan)
         overrides["time_budget"] = min(overrides["time_budget"], _budget(left))
@@ -115,7 +120,7 @@ def push(plan: Plan) -> Run:
         kernel_id=pushed.kernel_id,
         script_sha256=hashlib.sha256(text.encode()).hexdigest(),
         overrides=overrides,
-        set=render.parse_settings(plan.settings),
+        set=_set(plan, before),
         config={**effective, "time_budget": overrides["time_budget"]} if effective else {},
         accelerator=meta.machine_shape,
         timeout_hours=plan.timeout,
@@ -127,23 +132,23 @@ def push(plan: Plan) -> Run:
     return run
 
 
-def _overrides(plan: Plan, config: Settings, meta: Metadata, known: list[Run]) -> dict[str, Any]:
-    """The settings to render; what the user sets stands above what follows from the plan.
+def _set(plan: Plan, before: Run | None) -> dict[str, Any]:
+    """What the user sets, now or for the version that is gone on with."""
+    earlier = before.push.get("set", {}) if before else {}
+    return {**earlier, **render.parse_settings(plan.settings)}
 
-    A resumed run goes on with its own settings.
-    """
-    before: dict[str, Any] = {}
-    if plan.resume and known:
-        before = max(known, key=lambda run: run.version).push.get("overrides", {})
+
+def _overrides(plan: Plan, config: Settings, meta: Metadata, before: Run | None) -> dict[str, Any]:
+    """The settings to render; what the user sets stands above what follows from the plan."""
+    preset = before.push.get("overrides", {}).get("preset") if before else None
     overrides = {
-        **before,
-        "preset": plan.preset or before.get("preset", DEFAULT_PRESET),
+        "preset": plan.preset or preset or DEFAULT_PRESET,
         "channel_order": config.channel_order,
         "value_scale": config.value_scale,
         "require_gpu": meta.machine_shape != metadata.CPU,
         "time_budget": _budget(plan.timeout),
         **({"resume_from": INPUT} if plan.resume else {}),
-        **render.parse_settings(plan.settings),
+        **_set(plan, before),
     }
     budget = overrides["time_budget"]
     if type(budget) not in (int, float) or not 0 < budget < plan.timeout:
@@ -203,7 +208,8 @@ def _refuse_while_running(kernels: Kernels, kernel: str, newest: int, known: lis
     for version in sorted({newest, *others} - {0}, reverse=True):
         if state := _running(kernels, kernel, version, known):
             here = any(run.version == version for run in known)
-            wait = f"Wait for it (tools wait v{version}), stop" if here else "Stop"
+            wait = f"Wait for it (tools wait {kernel.split('/')[1]}/v{version}), stop"
+            wait = wait if here else "Stop"
             raise UserError(
                 f"{kernel} v{version} is still {state}.",
                 f"{wait} it at https://www.kaggle.com/code/{kernel} , or push anyway with --force.",

@@ -115,18 +115,15 @@ def fetch_outputs(
     chosen, elsewhere = destinations.split(to)
     goals = destinations.ready(elsewhere, origin, overwrite)  # before hours of downloads
     folder = _expanded(chosen, origin) if chosen else run.folder / FOLDER
-    failure: ToolsError | None = None
     waiting = f"another `tools fetch-outputs` of {run} goes on: waiting until it has ended"
-    try:
-        with alone(run.folder / "fetch.lock", waiting):
-            run = runs.read(run.folder)
-            files = fetch(kernels, config, run, state, folder, patterns, overwrite)
-    except VerificationError as found:
-        failure, files = found, local_files(runs.read(run.folder), folder)
+    failure: ToolsError | None
+    with alone(run.folder / "fetch.lock", waiting):
+        run = runs.read(run.folder)
+        files, failure = fetch(kernels, config, run, state, folder, patterns, overwrite)
     deliveries: list[Delivery] = []
     if goals and not failure and state.status == "COMPLETE":
-        going = _matching(runs.read(run.folder), files, patterns)
         try:
+            going = _matching(runs.read(run.folder), files, patterns)
             deliveries = destinations.upload(outgoing(going), origin, goals, overwrite)
         except ToolsError as found:
             failure = found  # what was fetched is told all the same
@@ -166,30 +163,33 @@ def fetch(
     folder: Path,
     include: Sequence[str] = (),
     overwrite: bool = False,
-) -> list[LocalFile]:
+) -> tuple[list[LocalFile], VerificationError | None]:
     """Fetch the outputs that match ``include`` (all if empty), and the log, to ``folder``.
 
     Returns:
-        The files that are in ``folder`` now.
+        The run's files that are in ``folder`` now, and what was wrong with others.
 
     Raises:
-        UserError: another file has one of the names in ``folder``; nothing was fetched.
-        VerificationError: after everything else was fetched.
+        UserError: another file has one of the names in ``folder``, or nothing matches; nothing was
+            fetched.
+        VerificationError: there is no believable record; nothing was fetched.
     """
     listing = list_outputs(kernels, run)
     fetcher = _Fetcher(kernels, config, run, folder, listing)
     record = fetcher.record()
     entries = {entry["name"]: entry for entry in record["files"]} if record else {}
     wanted = [name for name in listing.addresses if _matches(name, include)]
-    if include and not wanted and not _matches(f"{run.slug}.log", include):
+    wanted.sort(key=lambda name: (name == manifest.NAME, -listing.sizes.get(name, 0)))
+    log, log_name = watch.keep_log(run, kernels.log(run.kernel, run.version)), f"{run.slug}.log"
+    found = wanted or _matches(log_name, include)
+    if state.status == "COMPLETE" and not found and listing.addresses:
         raise UserError(
             f"No output of {run} matches {' or '.join(include)}.", "tools fetch-outputs --list"
         )
-    wanted.sort(key=lambda name: (name == manifest.NAME, -listing.sizes.get(name, 0)))
-    log, log_name = watch.keep_log(run, kernels.log(run.kernel, run.version)), f"{run.slug}.log"
     known = {entry["name"]: entry for entry in _known(run, folder)}
     if not overwrite and folder != run.folder / FOLDER:
-        digests = {name: entry["sha256"] for name, entry in entries.items()}
+        earlier = run.outputs.get("files", [])
+        digests = {e["name"]: e["sha256"] for e in (*earlier, *entries.values())}
         digests[log_name] = hashlib.sha256(log.encode()).hexdigest()
         if record:
             digests[manifest.NAME] = transfer.sha256(run.folder / manifest.NAME)
@@ -241,16 +241,8 @@ def fetch(
         problems.append(f"Kaggle does not list {', '.join(missing[:5])}, which the run wrote")
     if not record and state.status == "COMPLETE":
         problems.append(f"{run} left no {manifest.NAME}; its {len(wanted)} files are not verified")
-    if problems:
-        raise VerificationError(f"{'; '.join(problems)}.", f"Everything else is in {folder}.")
-    return _present(run, folder, known.values())
-
-
-def local_files(run: Run, folder: Path) -> list[LocalFile]:
-    """The files in a folder that a run's entry in the ledger names and that are still there."""
-    if run.outputs.get("folder") != str(folder):
-        return []
-    return _present(run, folder, run.outputs.get("files", []))
+    wrong = VerificationError(f"{'; '.join(problems)}.", f"Everything else is in {folder}.")
+    return _present(run, folder, known.values()), wrong if problems else None
 
 
 def _present(run: Run, folder: Path, entries: Iterable[dict[str, Any]]) -> list[LocalFile]:
@@ -396,13 +388,19 @@ def _matching(run: Run, files: list[LocalFile], patterns: Sequence[str]) -> list
     """
     if not patterns:
         return verified_files(run)
-    return [
+    going = [
         file
         for file in files
         if (file.verified or file.name == f"{run.slug}.log")
         and file.name != manifest.NAME
         and _matches(file.name, patterns)
     ]
+    if not going:
+        raise UserError(
+            f"Nothing of {run} that matches {' or '.join(patterns)} goes to a destination.",
+            f"{manifest.NAME} goes with the whole run alone.",
+        )
+    return going
 
 
 def _matches(name: str, include: Sequence[str]) -> bool:
@@ -432,9 +430,10 @@ def show_files(
 ) -> None:
     """Print what is in the folder now."""
     if as_json:
+        complete = bool(run.outputs.get("complete")) and run.outputs["folder"] == str(folder)
         console.print_json(
             {"kernel": run.kernel, "version": run.version, "folder": str(folder)}
-            | {"complete": bool(run.outputs.get("complete"))}
+            | {"complete": complete}
             | {"files": [{**vars(file), "path": str(file.path)} for file in files]}
             | {"uploads": [delivery._asdict() for delivery in deliveries]}
         )

@@ -33,7 +33,8 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
         if name in found:
             raise UserError(f"--set names {name} twice.")
         try:
-            value = json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text))
+            words = {"true": "true", "false": "false", "none": "null"}
+            value = json.loads(words.get(text.lower(), text))
         except ValueError:
             value = text
         found[name] = text if isinstance(value, dict) else value

@@ -62,14 +62,18 @@ def run(
         )
     if not message.strip():
         raise UserError("The message is empty.", "Say with --message what this submission is.")
-    maker, path = _source(file)
+    newest = None
+    if file is None:
+        newest = runs.find()
+        file = _written(newest)
+    holes = holes_to_fill(project, chosen, data)
+    console.note(f"checking {file}")
+    checked = submission_file.check(file, holes)
+    console.note(f"{checked.rows:,} rows, all of them right")
+    maker = newest or _maker(checked.sha256)
     if maker is not None:
         _warn(maker, chosen)
-    holes = holes_to_fill(project, chosen, data)
-    console.note(f"checking {path}")
-    checked = submission_file.check(path, holes)
-    console.note(f"{checked.rows:,} rows, all of them right")
-    command = ["tools", "submit", "--message", message, *(["--code"] if code else [str(path)])]
+    command = ["tools", "submit", "--message", message, *(["--code"] if code else [str(file)])]
     command += ["--data", str(data)] if data is not None else []
     submitter = Submitter(chosen, timeout, command)
     folder = maker.folder if maker is not None else runs.root()
@@ -98,15 +102,21 @@ def holes_to_fill(project: Path, chosen: settings.Settings, data: Path | None) -
     return read_holes(find_masked_info(folder))
 
 
-def _source(file: Path | None) -> tuple[runs.Run | None, Path]:
-    """The run that wrote the file, if one did, and the file."""
-    if file is not None:
-        return next((run for run in runs.every() if _made(run, file)), None), file
-    newest = runs.find()
-    path = _outputs(newest) / FILE
+def _written(run: runs.Run) -> Path:
+    """The submission that a run wrote, as it was fetched."""
+    folder = run.outputs.get("folder")
+    path = (Path(folder) if isinstance(folder, str) else run.folder / "outputs") / FILE
     if not path.is_file():
         raise UserError(f"There is no {path} yet.", "Run `tools fetch-outputs`, or name a file.")
-    return newest, path
+    return path
+
+
+def _maker(sha256: str) -> runs.Run | None:
+    """The newest run that has written these very bytes."""
+    for run in runs.every():
+        if any(entry.get("sha256") == sha256 for entry in run.outputs.get("files", [])):
+            return run
+    return None
 
 
 def _warn(maker: runs.Run, chosen: settings.Settings) -> None:
@@ -117,21 +127,6 @@ def _warn(maker: runs.Run, chosen: settings.Settings) -> None:
     for name in ("channel_order", "value_scale"):
         if wrote.get(name, wanted := getattr(chosen, name)) != wanted:
             console.note(f"{maker} wrote it with {name} = {wrote[name]}; the setting is {wanted}")
-
-
-def _made(known: runs.Run, file: Path) -> bool:
-    """Whether a file has the place of one that a run wrote."""
-    folder, path = _outputs(known).resolve(), file.resolve()
-    if folder not in path.parents:
-        return False
-    names = [entry["name"] for entry in known.outputs.get("files", [])]
-    return path.relative_to(folder).as_posix() in names
-
-
-def _outputs(known: runs.Run) -> Path:
-    """Where a run's outputs are, or would be."""
-    where = known.outputs.get("folder")
-    return Path(where) if isinstance(where, str) else known.folder / "outputs"
 
 
 class Submitter:
@@ -208,7 +203,7 @@ class Submitter:
 
     def _submitted(self, sha256: str) -> tuple[Path, dict[str, Any]] | None:
         """The latest submission of these very bytes, and the ledger's folder that notes it."""
-        folders = [runs.root(), *(known.folder for known in runs.every())]
+        folders = [runs.root(), *(path.parent for path in runs.root().glob("*/*/push.json"))]
         same = [
             (folder, entry)
             for folder in folders
@@ -242,10 +237,10 @@ class Submitter:
                 ref, words = self.kaggle.create_submission(
                     self.competition, token, candidate.message
                 )
+            if not ref and not words:
+                raise UncertainError("Kaggle answered a submission with nothing.")
             if not ref:
-                if entry := self.settle():
-                    return entry
-                raise RefusedError(f"Kaggle took no submission: {words or 'it gave no reason'}.")
+                raise RefusedError(f"Kaggle took no submission: {words}.")
         except UncertainError as lost:
             entry = self.settle()
             if entry is None:

@@ -25,11 +25,12 @@ from tools.render import parse_settings
 
 FOLDER = Path("runs/sweep")
 OPTIONS = {
-    "data": "--data",
-    "limit": "--limit",
-    "out": "--name",
-    "seed": "--seeds",
-    "steps": "--budget",
+    "data": "Give --data.",
+    "limit": "Give --limit.",
+    "out": "Give --name.",
+    "seed": "Give --seeds.",
+    "steps": "Give --budget.",
+    **dict.fromkeys(("log_every", "validate_every", "checkpoint_every"), "Leave it out."),
 }
 PROBE_STEPS = 20  # to measure a variant's speed, for a budget in minutes
 
@@ -114,7 +115,7 @@ def refuse_own(variants: Sequence[dict[str, str]]) -> None:
     """
     for name in itertools.chain(*variants):
         if name in OPTIONS:
-            raise UserError(f"{name} is the sweep's own to set.", f"Give {OPTIONS[name]}.")
+            raise UserError(f"{name} is the sweep's own to set.", OPTIONS[name])
 
 
 def steps_for(budget: Budget, settings: dict[str, Any], out: Path) -> int:
@@ -282,5 +283,5 @@ def finished(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     result = json.loads(path.read_text(encoding="utf-8"))
-    same = all(str(result["config"][name]) == str(value) for name, value in settings.items())
+    same = all(result["config"].get(name) == value for name, value in settings.items())
     return result if same and result["status"] == "complete" else None

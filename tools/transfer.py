@@ -254,6 +254,7 @@ def _receive(
             return None, arrived
         if total is not None and kept.stat().st_size != total:
             kept.unlink()  # somebody else has written to it
+            advance(-start - arrived)
             return None, 0
         return kept, arrived
 
