@@ -2263,25 +2263,31 @@ def sample_rows(pictures: Pictures, filled: np.ndarray, count: int) -> list[list
     return rows
 
 
-def draw_losses(log: Path, path: Path) -> None:
-    """Draw the loss curves of a training log."""
+def draw_losses(out: Path) -> None:
+    """Draw a run's losses, and below them its validations beside the harmonic fill."""
     from matplotlib.figure import Figure
 
-    with open(log, encoding="utf-8") as stream:
+    with open(out / "training_log.csv", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
+    records = map(json.loads, whole_lines(out / "metrics.jsonl"))
+    ratios = {r["step"]: r["validation_ratio"] for r in records if "validation_ratio" in r}
     if not rows:
         return
     steps = [int(row["step"]) for row in rows]
-    figure = Figure((9, 5), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure((9, 7), layout="constrained")
+    above, below = figure.subplots(2, sharex=True)
     for name in LOSSES:
         values = [float(row[name]) for row in rows]
         if any(values):  # a loss that is switched off is 0
-            axes.plot(steps, values, label=name, linewidth=1)
-    axes.set(xlabel="step", ylabel="loss", yscale="log")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    write_whole(path, lambda part: figure.savefig(part, dpi=120))
+            above.plot(steps, values, label=name, linewidth=1)
+    above.set(ylabel="loss", yscale="log")
+    below.plot(list(ratios), list(ratios.values()), marker="o", markersize=3, label="this run")
+    below.axhline(1, color="black", linewidth=0.8, linestyle="--", label="harmonic fill")
+    below.set(xlabel="step", ylabel="validation RMSE / harmonic fill")
+    for axes in (above, below):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    write_whole(out / "loss_curve.png", lambda part: figure.savefig(part, dpi=120))
 
 
 def draw_errors(path: Path, analysis: Mapping[str, Any], score: Score, pictures: Pictures) -> None:
@@ -2774,7 +2780,7 @@ def run_session(config: Config, stop: Stop) -> None:
     draw_predictions(out / "predictions.png", rows)
     if config.predictor == "model":
         save_networks(model, out)
-        draw_losses(out / "training_log.csv", out / "loss_curve.png")
+        draw_losses(out)
 
     finished = progress.step >= config.steps or config.predictor != "model"
     result: dict[str, Any] = {
