@@ -843,9 +843,8 @@ def hole_mask(boxes: tf.Tensor) -> tf.Tensor:
 
 def hole_pixels(boxes: tf.Tensor) -> tf.Tensor:
     """Coordinates of every pixel of every hole: int64, which a GPU adds, [n, boxes, 75, 75, 2]."""
-    return tf.cast(boxes, tf.int64)[:, :, None, None, :] + np.indices((HOLE, HOLE)).transpose(
-        1, 2, 0
-    )
+    grid = np.indices((HOLE, HOLE)).transpose(1, 2, 0)
+    return tf.cast(boxes, tf.int64)[:, :, None, None, :] + grid
 
 
 def crop_holes(images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
@@ -2042,7 +2041,9 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str
     write_whole(path, write)
 
 
-DAMAGED = (  # what reading a file raises that is no ``.npz``, or not a whole one
+# What reading a file raises that is no whole ``.npz``; one of an unknown compression is, to
+# zipfile, not implemented.
+DAMAGED = (
     *(OSError, EOFError, ValueError, KeyError, NotImplementedError),
     *(zipfile.BadZipFile, zlib.error),
 )

@@ -100,7 +100,7 @@ def shared(variants: Sequence[dict[str, str]]) -> dict[str, str]:
     return dict(both) if others else {}
 
 
-def folder_of(variant: dict[str, str], seed: int, conditions: Sequence[object] = ()) -> str:
+def folder_of(variant: dict[str, str], seed: int, conditions: Sequence[object]) -> str:
     """Name a variant's folder; a digest tells apart what is cut off, data, limits and budgets."""
     name = re.sub(r"[^A-Za-z0-9.=_-]+", "-", spell(variant))
     digest = hashlib.sha256(f"{spell(variant)} {conditions}".encode()).hexdigest()[:6]

@@ -150,7 +150,7 @@ def wait(
     """
     if not run.push.get("run", True):
         raise UserError(f"{run} was saved without running.", "Push it without --no-run.")
-    deadline, pause, seen, lost = clock() + hours * 3600, config.poll_seconds, "", False
+    deadline, pause, seen = clock() + hours * 3600, config.poll_seconds, ""
     with _interruptible(run, "wait"), _progress(kernels, run, config) as told:
         while True:
             try:
@@ -158,11 +158,9 @@ def wait(
             except NetworkError as failure:
                 if not seen:
                     raise
-                if not lost:
+                if state.status != UNKNOWN:
                     console.note(f"{failure.message} {run} goes on all the same; asking again.")
-                state, lost = State(UNKNOWN), True
-            else:
-                lost = False
+                state = State(UNKNOWN)
             if state.status not in (seen, UNKNOWN):
                 pause, seen = config.poll_seconds, state.status
                 if not state.ended:
