@@ -303,7 +303,9 @@ def make_config(settings: Mapping[str, Any]) -> Config:
     for name in settings:
         if name not in names:
             near = difflib.get_close_matches(name, names, 1, 0)[0]
-            raise UserError(f"unknown setting {name!r}: did you mean {near!r}? --help lists all.")
+            raise UserError(
+                f"unknown setting {name!r}: did you mean {near!r}? pix2pix.py --help lists all."
+            )
     preset = settings.get("preset", "report")
     if preset not in PRESETS:
         raise UserError(f"preset = {preset!r}: choose from {', '.join(PRESETS)}.")
@@ -350,7 +352,9 @@ def command_line(argv: Sequence[str]) -> tuple[dict[str, Any], bool]:
     if unknown:
         flags = [option for action in parser._actions for option in action.option_strings]
         near = difflib.get_close_matches(unknown[0].split("=")[0], flags, 1, 0)[0]
-        parser.error(f"unknown argument {unknown[0]}: did you mean {near}? --help lists all.")
+        parser.error(
+            f"unknown argument {unknown[0]}: did you mean {near}? pix2pix.py --help lists all."
+        )
     given = vars(known)
     return given, given.pop("print_config", False)
 

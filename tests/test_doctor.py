@@ -9,9 +9,10 @@ from tests.peers.kaggle import Reply
 def test_all_is_well(tools, server, project):
     done = tools("doctor")
     assert (done.code, done.err) == (0, "")
-    assert len(done.out.splitlines()) == 8
-    assert all(line.startswith("ok   ") for line in done.out.splitlines())
-    assert "signed in as ada" in done.out
+    *_, data = [line for line in done.out.splitlines() if not line.startswith("ok   ")]
+    assert len(done.out.splitlines()) == 10
+    assert data.startswith("--   data") and "Run `tools fetch-data`" in data
+    assert "credentials    of ada" in done.out
     assert "29.0 of 30 h left, renewed on 2026-11-28" in done.out
     assert "photo-reconstruction, 5 submissions left today" in done.out
     assert "pix2pix-inpainting on NvidiaTeslaT4" in done.out
@@ -30,13 +31,13 @@ def test_each_fault_has_its_line_and_the_other_checks_are_done(tools, server, pr
     done = tools("doctor", "--json")
     assert done.code == 1
     found = findings(done)
-    bad = [name for name, finding in found.items() if not finding["ok"]]
+    bad = [name for name, finding in found.items() if finding["ok"] is False]
     assert bad == ["metadata", "disk", "GPU quota", "competition"]
     assert "id is missing" in found["metadata"]["words"]
     assert "Only 1.0 GB are free" in found["disk"]["words"]
     assert "Renewed on 2026-11-28" in found["GPU quota"]["words"]
     assert "competitions/photo-reconstruction/rules" in found["competition"]["words"]
-    assert done.err == f"error: 4 of 8 checks failed: {', '.join(bad)}.\n"
+    assert done.err == f"error: 4 of 10 checks failed: {', '.join(bad)}.\n"
 
 
 def test_without_credentials_the_local_checks_are_done(tools, server, project, monkeypatch):
@@ -47,7 +48,8 @@ def test_without_credentials_the_local_checks_are_done(tools, server, project, m
     assert not found["credentials"]["ok"]
     assert "https://www.kaggle.com/settings" in found["credentials"]["words"]
     assert found["metadata"]["ok"]
-    assert "GPU quota" not in found
+    assert found["GPU quota"]["ok"] is None
+    assert done.err == "error: 1 of 10 checks failed: credentials.\n"
 
 
 def test_a_key_that_kaggle_does_not_accept_is_told(tools, server, project):

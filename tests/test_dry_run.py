@@ -52,6 +52,7 @@ def test_a_setting_without_a_value_is_refused_before_anything_runs(python, sampl
 
 def test_mistakes_leave_what_the_last_run_made(python, sample, tmp_path):
     shutil.copytree(PROJECT / "kernel", tmp_path / "kernel")
+    shutil.copy(PROJECT / "kernel-metadata.json", tmp_path)
     made = tmp_path / "runs" / "dry-run" / "run" / "generator.h5"
     made.parent.mkdir(parents=True)
     made.write_text("weights")
@@ -60,6 +61,17 @@ def test_mistakes_leave_what_the_last_run_made(python, sample, tmp_path):
         flags = ("--data", sample, *wrong.split())
         assert dry_run(python, *flags, folder=tmp_path).returncode == 1
     assert (tmp_path / "runs" / "dry-run" / "earlier" / "generator.h5").read_text() == "weights"
+
+
+def test_the_projects_settings_hold_from_a_folder_below(python, sample, tmp_path):
+    shutil.copytree(PROJECT / "kernel", tmp_path / "kernel")
+    shutil.copy(PROJECT / "kernel-metadata.json", tmp_path)
+    (tmp_path / "tools.toml").write_text('channel_order = "rgb"\nvalue_scale = "minmax"\n')
+    done = dry_run(python, "--data", sample, *QUICK, folder=tmp_path / "kernel")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "runs" / "dry-run" / "run" / "run.json").read_text())
+    wrote = record["submission"]
+    assert (wrote["channel_order"], wrote["value_scale"]) == ("rgb", "minmax")
 
 
 def test_ctrl_c_lets_the_kernel_save_its_state(python, sample, tmp_path):

@@ -1,9 +1,11 @@
 import hashlib
 import json
+import signal
+import subprocess
 
 import pytest
 
-from tests.peers.kaggle import Drop, Lost, Reply
+from tests.peers.kaggle import Drop, Hang, Lost, Reply
 from tools import runs
 
 SLUG = "pix2pix-inpainting"
@@ -264,6 +266,16 @@ def test_an_answer_that_was_lost_is_made_up_for_by_looking(tools, server, projec
     assert (done.code, done.out) == (0, f"{KERNEL}/v2\n"), done.err
     assert len(server.kernels[KERNEL]) == 2
     assert runs.find().version == 2
+
+
+def test_ctrl_c_during_a_push_leaves_no_run_that_the_ledger_does_not_know(server, project, python):
+    server.faults["SaveKernel"] = [Lost(Hang())]
+    process = subprocess.Popen([python, "-m", "tools", "push-kernel"], stderr=subprocess.PIPE)
+    server.wait_for("SaveKernel")
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1].decode()
+    assert f"Pushed {KERNEL} v1" in said and "Traceback" not in said
+    assert runs.find().version == 1
 
 
 def test_a_push_that_did_not_arrive_exits_6_and_is_not_repeated(tools, server, project, ledger):

@@ -76,7 +76,7 @@ def version(server):
 
 def follow(kernels, pauses=None):
     sleep = (lambda seconds: None) if pauses is None else pauses.append
-    events = logs.follow(kernels, KERNEL, 1, 5.0, sleep)
+    events = logs.follow(kernels, KERNEL, 1, lambda: kernels.state(KERNEL, 1).ended, 5.0, sleep)
     return [event.text.strip() for event in events]
 
 

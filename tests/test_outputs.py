@@ -95,6 +95,8 @@ def test_a_second_run_downloads_only_what_is_missing_or_differs(tools, version, 
     assert tools("fetch-outputs").code == 0
     paths = [call.body["path"].rsplit("/")[-1] for call in server.calls if call.name == "download"]
     assert sorted(paths) == ["loss_curve.png", "training_log.csv"]
+    entries = runs.find().outputs["files"]
+    assert [e["name"] for e in entries if not e["verified"]] == ["pix2pix-inpainting.log"]
     assert (folder / "training_log.csv").read_bytes() == FILES["training_log.csv"]
 
 
@@ -401,3 +403,11 @@ def test_verified_files_are_checked_once_more(tools, version):
     model.path.write_bytes(b"changed")
     with pytest.raises(VerificationError, match="generator.h5 has 7 bytes instead of"):
         outputs.verified_files(runs.find())
+
+
+def test_a_part_of_another_file_whose_name_begins_alike_is_left_alone(tools, version, server):
+    beside = runs.find().folder / "outputs" / ".loss_curve.png.old.0123456789ab.part"
+    beside.parent.mkdir()
+    beside.write_bytes(b"half")
+    assert tools("fetch-outputs").code == 0
+    assert beside.read_bytes() == b"half"

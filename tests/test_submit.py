@@ -11,7 +11,8 @@ import pytest
 from tests.failures import failed
 from tests.peers.kaggle import Cut, Drop, Hang, Lost, Reply
 from tests.testset import rows, write_submission, write_test_set
-from tools import runs
+from tools import runs, settings
+from tools.submission import Submitter
 
 CREATE, UPLOAD = "CreateSubmission", "upload"
 BUSY = Reply(429, {"code": 429, "message": "Too many requests"}, {"Retry-After": "0"})
@@ -82,7 +83,7 @@ def test_json_is_the_ledgers_entry(submit, server):
         "message": "a fill",
         "score": 0.16,
         "error": "",
-        "ratio": 0.16 / 0.16737,
+        "ratio_to_report": 0.16 / 0.16737,
         "rank": 2,
         "teams": 4,
     }
@@ -299,6 +300,17 @@ def test_a_wait_that_loses_kaggle_exits_6_and_can_be_taken_up_again(
     assert len(server.competition.submissions) == 1
 
 
+def test_a_score_that_comes_meanwhile_keeps_the_note_of_what_another_is_sending(submit, server):
+    server.competition.states = ["PENDING", "COMPLETE"]
+    failed(5, submit("--timeout", "0"), "has not scored")
+    intent().write_text("{}")  # as another terminal's, whose answer is not there yet
+    entry = ledger()[-1]
+    config = settings.load()
+    Submitter(config, 1, ["tools"]).wait_for_score(runs.root(), entry)
+    assert ledger()[-1]["score"] == 0.16
+    assert intent().exists()
+
+
 def test_an_outage_while_it_waits_does_not_end_a_submission(submit, server, monkeypatch):
     monkeypatch.setenv("TOOLS_RETRY_SECONDS", "0")
     monkeypatch.setenv("TOOLS_POLL_SECONDS", "0.01")
@@ -434,6 +446,16 @@ def test_without_a_file_the_newest_runs_submission_goes_and_is_noted_there(tools
     assert server.competition.submissions[0]["fileName"] == "submission.csv.gz"
 
 
+def test_a_run_can_be_named(tools, pushed, server):
+    runs.record_push("ada/pix2pix", 4)
+    failed(1, tools("submit", "-m", "v4"), "v4/outputs/submission.csv.gz")
+    assert tools("submit", "-m", "v3", "v3").code == 0
+    assert tools("submit", "-m", "v3", "pix2pix/v3", "--code", "--again").code == 0
+    assert server.called("CreateCodeSubmission")[0]["kernelVersion"] == 3
+    assert len(runs.read(pushed.folder).submissions) == 2
+    failed(1, tools("submit", "-m", "v9", "v9"), "no run 'v9' in the ledger")
+
+
 def test_a_file_among_a_runs_outputs_is_noted_with_that_run(tools, pushed):
     assert tools("submit", "-m", "v3", "runs/pix2pix/v3/outputs/submission.csv.gz").code == 0
     assert len(runs.read(pushed.folder).submissions) == 1
@@ -468,7 +490,7 @@ def test_a_code_submission_names_the_pinned_version_and_uploads_nothing(tools, p
 
 
 def test_a_code_submission_takes_no_file(tools, pushed):
-    failed(1, tools("submit", "-m", "x", "--code", "fill.csv.gz"), "Leave out fill.csv.gz")
+    failed(1, tools("submit", "-m", "x", "--code", "fill.csv.gz"), "not fill.csv.gz. Name a run")
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,9 @@ QUICK = ("--set", "blocks=1", "--set", "depth=1", "--set", "batch_size=2", "--se
 
 @pytest.fixture
 def workplace(tmp_path):
-    """A folder with the kernel in it, as the command expects."""
-    (tmp_path / "kernel").symlink_to(PROJECT / "kernel")
+    """A project of its own."""
+    for name in ("kernel", "kernel-metadata.json"):
+        (tmp_path / name).symlink_to(PROJECT / name)
     return tmp_path
 
 

@@ -1,8 +1,14 @@
+import contextlib
 import os
+import socket
+import ssl
+import threading
 
 import pytest
+import requests
 
 from tests.peers.kaggle import Cut, Drop, KaggleServer, Reply
+from tests.peers.tunnel import write_certificate
 from tools import settings, transfer
 from tools.errors import NetworkError, UserError, VerificationError
 
@@ -136,3 +142,24 @@ def test_a_redirect_to_an_unsafe_place_is_not_followed_for_its_bytes(server, fet
 
 def test_an_empty_file_is_a_file(fetch):
     assert fetch(b"").read_bytes() == b""
+
+
+def test_a_handshake_that_breaks_off_is_no_matter_of_trust(tmp_path):
+    """A peer that hangs up at once, and one whose certificate nobody has signed."""
+    certificate, key = write_certificate(tmp_path, ["localhost"])
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    def reason(serve):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            threading.Thread(target=lambda: serve(listener.accept()[0]), daemon=True).start()
+            with pytest.raises(requests.RequestException) as failure:
+                requests.get(f"https://localhost:{listener.getsockname()[1]}", timeout=10)
+        return transfer.reason(failure.value)
+
+    def shake_hands(client):
+        with contextlib.suppress(OSError):
+            context.wrap_socket(client, server_side=True)
+
+    assert reason(lambda client: client.close()) == "the connection broke off"
+    assert reason(shake_hands) == "the server's certificate was not accepted"

@@ -258,6 +258,37 @@ def test_an_empty_log_is_told(tools, version, server, impatient):
     assert "is empty; follow it live: tools logs --follow" in done.err
 
 
+@pytest.mark.parametrize("status", [403, 404, 500])
+def test_a_failed_run_is_told_though_its_log_cannot_be_had(
+    tools, version, server, monkeypatch, status
+):
+    monkeypatch.setenv("TOOLS_RETRY_SECONDS", "0")
+    version.states, version.failure = ["ERROR"], "out of memory"
+    server.faults["ListKernelSessionOutput"] = [Reply(status, {"code": status, "message": "no"})]
+    done = tools("wait")
+    assert done.code == 4
+    assert "failed: out of memory. Its log:" in done.err
+
+
+def test_a_version_that_never_runs_is_not_followed(tools, version, server):
+    version.states = ["NEW_SCRIPT"]
+    entry = runs.find().folder / "push.json"
+    entry.write_text(json.dumps(json.loads(entry.read_text()) | {"pushed_at": "2026-01-01"}))
+    server.faults["logs"] = [Reply(404, {"code": 404, "message": "no log"})] * 9
+    done = tools("logs", "v2", "--follow")
+    assert done.code == 1
+    assert "was saved, but Kaggle does not run it" in done.err
+
+
+def test_a_version_that_was_only_saved_is_not_the_newest_run(tools, version, server):
+    server.add_version(KERNEL, states=["NEW_SCRIPT"])
+    runs.record_push(KERNEL, 3, run=False)
+    assert runs.find().version == 2
+    assert "It was saved without running" in tools("status", "v3").err
+    done = tools("fetch-outputs", "v3")
+    assert (done.code, "Push it without --no-run" in done.err) == (1, True)
+
+
 def test_a_log_is_followed_until_the_run_has_ended(tools, version):
     version.states = ["RUNNING", "COMPLETE"]
     assert tools("logs", "--follow").out.splitlines()[0] == "step 5/10 | gen 1.0 | eta 0:10"

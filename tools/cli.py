@@ -22,6 +22,8 @@ app = typer.Typer(
 SESSION_HOURS = 9.0  # Kaggle has stopped GPU sessions after 9 hours, and after 12
 WAIT_HOURS = 13.0  # its longest session, and an hour in its queue
 
+SETTING = "Any setting of the kernel; `kernel/pix2pix.py --help` lists them. May be repeated."
+
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 
@@ -65,7 +67,7 @@ def make_dataset(
 ) -> None:
     """Make a dataset in the competition's layout from a folder with one subfolder a class.
 
-    Example: tools make-dataset ~/photos data/animals
+    Example: tools make-dataset ~/photos ~/animals
     """
     from tools.datasets import run_make_dataset
 
@@ -90,13 +92,13 @@ def dry_run(
     ] = None,
     preset: Annotated[str, typer.Option(help="The kernel's preset.")] = "best",
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Any setting of the kernel, name=value.")
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help=SETTING)
     ] = None,
     json: Json = False,
 ) -> None:
     """Run the kernel here on a small subset, and score it beside the baselines.
 
-    Example: tools dry-run --data data/animals --limit 50 --steps 500
+    Example: tools dry-run --data ~/animals --limit 50 --steps 500
     """
     from tools.dry_run import run_dry_run
 
@@ -120,7 +122,9 @@ def sweep(
     budget: Annotated[str, typer.Option(help="Of each run: steps (2000) or minutes (30m).")] = "5m",
     limit: Annotated[int, typer.Option(min=0, help="Images a class; 0: all.")] = 0,
     name: Annotated[str, typer.Option(help="Folder under runs/sweep to go on in.")] = "latest",
-    local: Annotated[bool, typer.Option("--local", help="Run on this machine.")] = True,
+    local: Annotated[
+        bool, typer.Option("--local", help="Run on this machine, so far the only place.")
+    ] = True,
     json: Json = False,
 ) -> None:
     """Run variants of the kernel at equal budget; one table and one plot.
@@ -151,13 +155,13 @@ def push_kernel(
         ),
     ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Any setting of the kernel, name=value.")
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help=SETTING)
     ] = None,
     accelerator: Annotated[
         str, typer.Option(help="Kaggle's name of it, or cpu; by default the metadata's.")
     ] = "",
     timeout: Annotated[
-        float, typer.Option(help="Hours after which Kaggle stops the run.")
+        float, typer.Option(metavar="HOURS", help="After which Kaggle stops the run.")
     ] = SESSION_HOURS,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the training of the kernel's last version.")
@@ -215,7 +219,9 @@ def logs(
 @app.command()
 def wait(
     run: Reference = None,
-    timeout: Annotated[float, typer.Option(help="Hours to wait; the run goes on.")] = WAIT_HOURS,
+    timeout: Annotated[
+        float, typer.Option(metavar="HOURS", help="To wait at most; the run goes on.")
+    ] = WAIT_HOURS,
     json: Json = False,
 ) -> None:
     """Wait until a run has ended; exit code 4 if it failed, 5 if it still goes on.
@@ -333,7 +339,8 @@ Data = Annotated[
     ),
 ]
 ScoreTimeout = Annotated[
-    float, typer.Option(min=0, help="Minutes to wait for a score; the submission goes on.")
+    float,
+    typer.Option(min=0, metavar="MINUTES", help="To wait for a score; the submission goes on."),
 ]
 
 
@@ -362,16 +369,18 @@ def submit(
     message: Annotated[
         str, typer.Option("--message", "-m", help="What to remember this submission by.")
     ],
-    file: Annotated[
-        Path | None,
+    what: Annotated[
+        str | None,
         typer.Argument(
-            help="A .csv or .csv.gz; without one, the newest run's submission.csv.gz.",
+            metavar="[RUN|FILE]",
+            help="What a run wrote, or a .csv or .csv.gz.",
+            show_default="the newest run",
         ),
     ] = None,
     data: Data = None,
     code: Annotated[
         bool,
-        typer.Option("--code", help="Submit the newest run's kernel version, not an upload."),
+        typer.Option("--code", help="Let Kaggle take the file from the run; nothing is uploaded."),
     ] = False,
     again: Annotated[
         bool, typer.Option("--again", help="Submit even what was submitted before.")
@@ -387,7 +396,7 @@ def submit(
     """
     from tools import submission
 
-    submission.run(file, message, data, code, again, timeout, json)
+    submission.run(what, message, data, code, again, timeout, json)
 
 
 @app.command()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tools import console, destinations, metadata, render, settings
+from tools import console, destinations, holes, metadata, render, settings
 from tools.errors import ToolsError, UserError
 
 DISK_GB = 5.0  # a run's outputs, twice: while they arrive and where they are kept
@@ -18,10 +19,13 @@ DISK_GB = 5.0  # a run's outputs, twice: while they arrive and where they are ke
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: its name, whether all is well, and what was found or what to do."""
+    """One check: its name, whether all is well, and what was found or what to do.
+
+    ``ok`` is None where nothing was looked at, or where what is missing can wait.
+    """
 
     check: str
-    ok: bool
+    ok: bool | None
     words: str
 
 
@@ -32,6 +36,8 @@ def examine(to: Sequence[str] = ()) -> Iterator[Finding]:
     yield _try("settings", _settings)
     yield _try("metadata", _metadata)
     yield _try("disk", _disk)
+    yield _try("training here", _training, missing=None)
+    yield _try("data", _data, missing=None)
     yield from _service()
     for address in to:
         yield _try("destination", partial(destinations.check, address))
@@ -44,22 +50,30 @@ def diagnose(to: Sequence[str], json: bool) -> None:
         console.print_json([vars(finding) for finding in found])
     else:
         for finding in found:
-            mark = "ok  " if finding.ok else "FAIL"
+            mark = {True: "ok  ", False: "FAIL", None: "--  "}[finding.ok]
             console.stdout.print(f"{mark} {finding.check:14} {finding.words}", markup=False)
-    bad = [finding.check for finding in found if not finding.ok]
+    bad = [finding.check for finding in found if finding.ok is False]
     if bad:
         raise UserError(f"{len(bad)} of {len(found)} checks failed: {', '.join(bad)}.")
 
 
-def _try(check: str, look: Callable[[], str]) -> Finding:
+def _try(check: str, look: Callable[[], str], missing: bool | None = False) -> Finding:
     try:
         return Finding(check, True, look())
     except ToolsError as failure:
-        return Finding(check, False, str(failure))
+        return Finding(check, missing, str(failure))
 
 
 def _client_version() -> str:
-    names = ("kaggle", "kagglesdk", "six")
+    return _installed("kaggle", "kagglesdk", "six")
+
+
+def _training() -> str:
+    return _installed("tensorflow", "keras")
+
+
+def _installed(*names: str) -> str:
+    """The versions of packages; :exc:`UserError` where one is not there."""
     missing = []
     versions = []
     for name in names:
@@ -85,6 +99,13 @@ def _metadata() -> str:
     return f"{meta.slug} on {meta.machine_shape}, script of {size:.0f} kB"
 
 
+def _data() -> str:
+    """What ``submit`` and ``probe`` check files against; a push needs none of it."""
+    project = settings.project_folder()
+    found = holes.read_holes(holes.find_masked_info(settings.load(project).data_folder(project)))
+    return f"{len(found.names)} test pictures, {found.source.parent}"
+
+
 def _disk() -> str:
     free = shutil.disk_usage(settings.project_folder()).free / 1e9
     if free < DISK_GB:
@@ -95,7 +116,7 @@ def _disk() -> str:
 
 
 def _service() -> Iterator[Finding]:
-    """The checks that need Kaggle; the later ones are left out if signing in fails."""
+    """The checks that need Kaggle; without credentials the later ones are not made."""
     from tools.kaggle_client import Kaggle
 
     kaggle: list[Kaggle] = []
@@ -103,10 +124,12 @@ def _service() -> Iterator[Finding]:
     def sign_in() -> str:
         kaggle.append(Kaggle(settings.load()))
         _protected()
-        return f"signed in as {kaggle[0].user}"
+        return f"of {kaggle[0].user}"
 
     yield _try("credentials", sign_in)
     if not kaggle:
+        for check in ("GPU quota", "competition"):
+            yield Finding(check, None, "not asked for: it takes credentials")
         return
     from tools.kaggle_competitions import Competitions
     from tools.kaggle_kernels import Kernels
@@ -132,6 +155,8 @@ def _service() -> Iterator[Finding]:
 
 def _protected() -> None:
     """Refuse credential files that others on this machine can read."""
+    if os.name == "nt":
+        return  # who can read a file is not in its mode
     for name in ("kaggle.json", "access_token", "access_token.txt", "credentials.json"):
         path = Path.home() / ".kaggle" / name
         with contextlib.suppress(OSError):

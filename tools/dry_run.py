@@ -16,12 +16,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tools import console, datasets
+from tools import console, datasets, runs
 from tools.errors import RunFailedError, UserError
 from tools.render import parse_settings
+from tools.settings import load
 
 SCRIPT = Path("kernel/pix2pix.py")
-FOLDER = Path("runs/dry-run")
+FOLDER = Path("dry-run")
 # Small enough for two cores; everything else is the preset's.
 SETTINGS: dict[str, Any] = {"width": 24, "steps": 200, "log_every": 10, "validation_per_class": 4}
 LIMIT = 32  # images a class of a user's own dataset
@@ -46,7 +47,19 @@ def flags(settings: dict[str, Any]) -> list[str]:
     return spelled
 
 
-def run_kernel(script: Path, settings: dict[str, Any], log: Path) -> dict[str, Any]:
+def kernel_script() -> Path:
+    """The project's kernel.
+
+    Raises:
+        UserError: it is not there.
+    """
+    script = runs.root().parent / SCRIPT
+    if not script.is_file():
+        raise UserError(f"There is no {script}.", "Change to the project's folder.")
+    return script
+
+
+def run_kernel(settings: dict[str, Any], log: Path) -> dict[str, Any]:
     """Run the kernel as a program with a progress bar, and read its ``run.json``.
 
     Its output goes to ``log``. Ctrl-C reaches the kernel too: it saves its state and ends, and is
@@ -57,8 +70,8 @@ def run_kernel(script: Path, settings: dict[str, Any], log: Path) -> dict[str, A
         UserError: for a mistake that the kernel names.
         RunFailedError: where it fails in another way.
     """
+    command = [sys.executable, "-u", str(kernel_script()), *flags(settings)]
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-u", str(script), *flags(settings)]
     tail: deque[str] = deque(maxlen=5)
     with (
         _first_ctrl_c() as pressed,
@@ -135,10 +148,10 @@ def run_dry_run(
         UserError: for a mistake that the kernel names.
         RunFailedError: where the kernel fails.
     """
-    if not SCRIPT.is_file():
-        raise UserError(f"{SCRIPT} is not here.", "Run the command in the project's folder.")
+    kernel_script()
+    chosen = load()
     if out is None:
-        out, earlier = FOLDER / "run", FOLDER / "earlier"
+        out, earlier = runs.root() / FOLDER / "run", runs.root() / FOLDER / "earlier"
         if any((out / name).exists() for name in ("checkpoint.npz", "run.json", "best.npz")):
             shutil.rmtree(earlier, ignore_errors=True)  # one is kept: this run may be a mistake
             out.rename(earlier)
@@ -146,10 +159,11 @@ def run_dry_run(
     if data is None:
         data, limit = datasets.sample_folder(), limit or 0
     settings = SETTINGS | {"preset": preset, "limit": LIMIT if limit is None else limit}
+    settings |= {"channel_order": chosen.channel_order, "value_scale": chosen.value_scale}
     settings |= {} if steps is None else {"steps": steps}
     settings |= parse_settings(assignments) | {"data": str(data), "out": str(out)}
     log = Path(os.path.abspath(out) + ".log")
-    result = run_kernel(SCRIPT, settings, log)
+    result = run_kernel(settings, log)
     if json_:
         console.print_json({"out": str(out), "log": str(log), **result})
     else:

@@ -7,6 +7,8 @@ from typing import Any
 from tools import console, runs
 from tools.runs import Run
 
+OURS = ("resume_from", "time_budget", "require_gpu")  # what a push sets by itself
+
 
 def show_runs(json: bool) -> None:
     """Print every run, newest first: status, what differs in its config, scores, outputs."""
@@ -70,8 +72,12 @@ def _differences(run: Run, before: Run | None) -> dict[str, Any]:
     mine = _config(run)
     if before is None:
         return {**{n: mine[n] for n in ("preset",) if n in mine}, **(run.push.get("set") or {})}
-    theirs = _config(before)
-    return {name: value for name, value in mine.items() if theirs.get(name) != value}
+    theirs, said = _config(before), run.push.get("set") or {}
+    return {
+        name: value
+        for name, value in mine.items()
+        if theirs.get(name) != value and (name in said or name not in OURS)
+    }
 
 
 def _outputs(run: Run) -> str:

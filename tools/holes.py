@@ -52,17 +52,14 @@ def find_masked_info(data: Path) -> Path:
     Raises:
         UserError: there is none, or more than one that could be meant.
     """
-    if not data.is_dir():
-        raise UserError(
-            f"There is no folder {data}.", "Name the competition's data with --data DIR."
-        )
     direct = data / MASKED_INFO
     found = [direct] if direct.is_file() else sorted(data.rglob(f"Testing_Data/{MASKED_INFO}"))
     if len(found) == 1:
         return found[0]
     if not found:
+        missing = f"{data} holds no Testing_Data/{MASKED_INFO}."
         raise UserError(
-            f"{data} holds no Testing_Data/{MASKED_INFO}.",
+            missing if data.is_dir() else f"There is no folder {data}.",
             "Run `tools fetch-data`, or name the competition's data with --data DIR.",
         )
     listed = ", ".join(str(path) for path in found)

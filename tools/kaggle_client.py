@@ -82,13 +82,16 @@ class Kaggle:
             seen.add(token)
         raise RefusedError(f"Kaggle's listing did not end while {doing}.")
 
-    def call(self, doing: str, ask: Callable[[Any], T], *, repeatable: bool = True) -> T:
+    def call(
+        self, doing: str, ask: Callable[[Any], T], *, repeatable: bool = True, once: bool = False
+    ) -> T:
         """Call Kaggle, again if that may help, and turn what goes wrong into the tools' errors.
 
         Args:
             doing: what for, as in "pushing ada/pix2pix"; it stands in the messages.
             ask: makes the call with the public client and gives the result.
             repeatable: False for a call that does something each time it arrives.
+            once: whether to ask no second time, for what is a comfort.
 
         Raises:
             NotFoundError, NoAccessError, RefusedError: Kaggle said no (404, 403, other).
@@ -116,12 +119,12 @@ class Kaggle:
                 sent = code != 429
             except (json.JSONDecodeError, requests.JSONDecodeError):
                 problem = "the answer was no JSON; a proxy or a sign-in page may stand between"
-            except requests.exceptions.SSLError as failure:
-                raise NetworkError(
-                    f"Kaggle's certificate was not accepted while {doing}.",
-                    "Is this machine's clock right, and is there a proxy between?",
-                ) from failure
             except transfer.BROKEN as failure:
+                if transfer.is_distrust(failure):
+                    raise NetworkError(
+                        f"Kaggle's certificate was not accepted while {doing}.",
+                        "Is this machine's clock right, and is there a proxy between?",
+                    ) from failure
                 problem = transfer.reason(failure)
                 sent = not _never_sent(failure)
             except (AttributeError, KeyError, TypeError, ValueError) as failure:
@@ -134,7 +137,7 @@ class Kaggle:
             if sent and not repeatable:
                 raise self._uncertain(doing, problem)
             wait = transfer.retry_after(response)
-            if not patience.pause(f"Kaggle, {doing}: {problem}", wait):
+            if once or not patience.pause(f"Kaggle, {doing}: {problem}", wait):
                 asked = f" and asks for {wait:.0f} s of patience" if wait else ""
                 raise NetworkError(
                     f"Kaggle could not be reached while {doing}: {problem}{asked}.",

@@ -182,7 +182,8 @@ class Kernels:
                 raise
             return response
 
-        return self._kaggle.call(f"following the log of {kernel} v{version}", open_stream)
+        doing = f"following the log of {kernel} v{version}"
+        return self._kaggle.call(doing, open_stream, once=quiet is not None)
 
     def file_sizes(self, kernel: str, version: int) -> dict[str, int]:
         """Sizes in bytes by name, as far as Kaggle tells them."""

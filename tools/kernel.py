@@ -247,12 +247,12 @@ def _gpu_hours_left(kernels: Kernels, plan: Plan) -> float:
 def _send(
     kernels: Kernels, kernel: str, text: str, request: dict[str, Any], previous: int
 ) -> Pushed:
-    """Push. An answer that was lost is made up for by looking at what Kaggle has now."""
-    uncertain: UncertainError | None = None
+    """Push. An answer that was lost, as by Ctrl-C, is made up for by looking at what Kaggle has."""
+    uncertain: BaseException | None = None
     pushed = Pushed("", 0, 0, "", {})
     try:
         pushed = kernels.save(**request)
-    except UncertainError as failure:
+    except (UncertainError, KeyboardInterrupt) as failure:
         uncertain = failure
     if pushed.error:
         full = "session count" in pushed.error.lower()

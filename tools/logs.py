@@ -86,10 +86,11 @@ def follow(
     kernels: Kernels,
     kernel: str,
     version: int,
+    ended: Callable[[], bool],
     poll: float,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Event]:
-    """The events of a version as they come, each once, until it has ended.
+    """The events of a version as they come, each once, until ``ended`` says that it has.
 
     The service cuts a quiet stream every few minutes and then tells everything again.
     """
@@ -105,10 +106,9 @@ def follow(
                     yield event
         except (NotFoundError, NoAccessError, NetworkError, *transfer.BROKEN):
             pass  # not there yet, or broken off: its state decides
-        with contextlib.suppress(NotFoundError):
-            if kernels.state(kernel, version).ended:
-                yield from parse(kernels.log(kernel, version))[seen:]
-                return
+        if ended():
+            yield from parse(kernels.log(kernel, version))[seen:]
+            return
         tries = 0 if seen > before else tries + 1
         sleep(min(60.0, poll * 1.5**tries))
 

@@ -105,6 +105,7 @@ def fetch_outputs(
     if listing:
         show_listing(run, list_outputs(kernels, run), patterns, as_json)
         return
+    watch.refuse_saved_only(run)
     state = watch.state_of(kernels, run)
     if not state.ended:
         raise DeadlineError(
@@ -289,6 +290,10 @@ class _Fetcher:
     ) -> dict[str, Any]:
         """Fetch one file unless it is there already. Returns its entry for the ledger."""
         path = inside(self._folder, name)
+        if name == manifest.NAME:
+            write_whole(path, (self._run.folder / manifest.NAME).read_bytes())
+            found = verify.check(path, name)
+            return {"name": name, "size": found[0], "sha256": found[1], "verified": True}
         expected = entry or known or {}
         size, digest = expected.get("size"), expected.get("sha256")
         if path.is_file() and digest and path.stat().st_size == size:
@@ -296,10 +301,6 @@ class _Fetcher:
                 bar.advance(task, size)
                 return {"name": name, "size": size, "sha256": digest, "verified": entry is not None}
         size, digest = (entry["size"], entry["sha256"]) if entry else (None, None)
-        if name == manifest.NAME:
-            write_whole(path, (self._run.folder / manifest.NAME).read_bytes())
-            found = verify.check(path, name)
-            return {"name": name, "size": found[0], "sha256": found[1], "verified": True}
         found = (0, "")
 
         def check(part: Path) -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,11 +15,11 @@ from typing import Any
 import typer
 
 from tools import console, runs, settings, submission_file
-from tools.errors import RefusedError, RunFailedError, UserError, VerificationError
+from tools.dry_run import run_kernel
+from tools.errors import RefusedError, UserError, VerificationError
 from tools.holes import Holes
 from tools.submission import FILE, Candidate, Submitter, holes_to_fill
 
-KERNEL = "kernel/pix2pix.py"
 WAYS = tuple(itertools.product(("bgr", "rgb"), ("unit", "minmax")))
 
 Way = tuple[str, str]
@@ -41,7 +39,7 @@ def run(data: Path | None, yes: bool, timeout: float, as_json: bool) -> None:
             known[way] = submitter.wait_for_score(runs.root(), entry)
     unsent = [way for way in WAYS if way not in known]
     today = unsent[: submitter.require_allowance()] if unsent else []
-    files = [_write(project, folder, holes, way) for way in today]
+    files = [_write(folder, holes, way) for way in today]
     if today and not yes:
         _ask(len(today), chosen.competition)
     for way, file in zip(today, files, strict=True):
@@ -72,23 +70,14 @@ def _known(competition: str) -> dict[Way, dict[str, Any]]:
     }
 
 
-def _write(project: Path, data: Path, holes: Holes, way: Way) -> submission_file.CheckedFile:
+def _write(data: Path, holes: Holes, way: Way) -> submission_file.CheckedFile:
     """The harmonic fill as a submission's file, by the kernel's own code; once for all days."""
-    kernel = project / KERNEL
     out = runs.root() / "probe" / "-".join(way)
     with contextlib.suppress(UserError, VerificationError):
         return submission_file.check(out / FILE, holes)
-    if not kernel.is_file():
-        raise UserError(f"There is no {kernel}.", "Change to the project's folder.")
-    command = [sys.executable, str(kernel), "--predictor", "harmonic"]
-    command += ["--channel-order", way[0], "--value-scale", way[1]]
-    command += ["--data", str(data), "--out", str(out)]
-    environment = {"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ}
-    with console.stderr.status(f"writing the harmonic fill, {way[0]} and {way[1]}"):
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
-        raise RunFailedError(f"{KERNEL} could not write the fill: {said}")
+    console.note(f"writing the harmonic fill, {way[0]} and {way[1]}")
+    fill = {"predictor": "harmonic", "channel_order": way[0], "value_scale": way[1]}
+    run_kernel(fill | {"data": str(data), "out": str(out)}, out.with_name(f"{out.name}.log"))
     return submission_file.check(out / FILE, holes)
 
 
@@ -96,7 +85,11 @@ def _ask(count: int, competition: str) -> None:
     what = f"{'1 file' if count == 1 else f'{count} files'} to {competition} today"
     if not sys.stdin.isatty():
         raise UserError("There is nobody to ask whether to submit.", f"Add --yes to submit {what}.")
-    if not typer.confirm(f"Submit {what}?", default=True, err=True):
+    try:
+        agreed = typer.confirm(f"Submit {what}?", default=True, err=True)
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    if not agreed:
         raise UserError("Nothing was submitted.")
 
 

@@ -25,6 +25,7 @@ ENDED = ("COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED")  # statuses after which not
 SESSION_SECONDS = 24 * 3600  # Kaggle's longest session of 12 hours, and as many in its queue
 FRESH_SECONDS = 600  # a new version may be unknown to Kaggle's status for so long
 _KERNEL = r"[A-Za-z0-9_-]+/[a-z0-9][a-z0-9-]+"
+_REFERENCE = re.compile(r"((?P<kernel>([\w-]+/)?[\w-]+)/)?v?(?P<version>\d{1,9})/?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def record_submission(folder: Path, submission: dict[str, Any]) -> None:
 
     Args:
         folder: a run's folder; :func:`root` for what no run has made.
-        submission: needs ``ref``; file, message, status, score, ratio, rank and the like.
+        submission: needs ``ref``; file, message, status, score, rank and the like.
     """
     line = json.dumps({"at": now(), **submission}, ensure_ascii=False) + "\n"
     path = folder / "submissions.jsonl"
@@ -178,8 +179,15 @@ def every() -> list[Run]:
     return sorted(found, key=lambda run: (run.push.get("pushed_at", ""), run.version), reverse=True)
 
 
+def is_reference(text: str) -> bool:
+    """Whether a text has the form in which a person names a run."""
+    return bool(_REFERENCE.fullmatch(text))
+
+
 def find(reference: str | None = None) -> Run:
     """The run that a person means: the newest, ``3`` or ``v3``, ``slug/v3``, ``owner/slug/v3``.
+
+    The newest is of those that were pushed to run, if there is one.
 
     Raises:
         UserError: there is no such run; the message lists those that there are.
@@ -187,14 +195,14 @@ def find(reference: str | None = None) -> Run:
     known = every()
     if not known:
         raise UserError(f"There is no run in {root()} yet.", "Push one: tools push-kernel")
+    newest = next((run for run in known if run.push.get("run", True)), known[0])
     if reference is None:
-        return known[0]
-    *names, number = reference.removesuffix("/").split("/")
-    version = re.fullmatch(r"v?(\d{1,9})", number)
-    kernel = "/".join(names) or known[0].slug
-    for run in known:
-        if version and run.version == int(version[1]) and kernel in (run.slug, run.kernel):
-            return run
+        return newest
+    if match := _REFERENCE.fullmatch(reference):
+        kernel, version = match["kernel"] or newest.slug, int(match["version"])
+        for run in known:
+            if run.version == version and kernel in (run.slug, run.kernel):
+                return run
     names_known = ", ".join(f"{run.slug}/v{run.version}" for run in known[:5])
     raise UserError(f"There is no run {reference!r} in the ledger.", f"There are {names_known}.")
 
@@ -205,9 +213,11 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as failure:
-        raise UserError(f"{path} cannot be read: {failure}.") from failure
+        raise UserError(
+            f"{path} cannot be read: {failure}.", f"Mend it, or move {path.parent} out of {root()}."
+        ) from failure
     if not isinstance(entry, dict):
-        raise UserError(f"{path} should hold a JSON object.")
+        raise UserError(f"{path} holds no JSON object.", f"Move {path.parent} out of {root()}.")
     return entry
 
 

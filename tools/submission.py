@@ -44,7 +44,7 @@ class Candidate:
 
 
 def run(
-    file: Path | None,
+    what: str | None,
     message: str,
     data: Path | None,
     code: bool,
@@ -52,28 +52,27 @@ def run(
     timeout: float,
     as_json: bool,
 ) -> None:
-    """Check, submit, wait, and print the score."""
+    """Check a file, or what a run wrote, submit it, wait, and print the score."""
     project = settings.project_folder()
     chosen = settings.load(project)
     chosen.required_competition()
-    if code and file is not None:
-        raise UserError(
-            f"--code submits what the newest run wrote, not {file}.", f"Leave out {file}."
-        )
     if not message.strip():
         raise UserError("The message is empty.", "Say with --message what this submission is.")
-    newest = None
-    if file is None:
-        newest = runs.find()
-        file = _written(newest)
+    writer = (
+        None if what and (Path(what).exists() or not runs.is_reference(what)) else runs.find(what)
+    )
+    if code and writer is None:
+        raise UserError(f"--code submits what a run wrote, not {what}.", "Name a run instead.")
+    file = _written(writer) if writer else Path(str(what))
     holes = holes_to_fill(project, chosen, data)
     console.note(f"checking {file}")
     checked = submission_file.check(file, holes)
     console.note(f"{checked.rows:,} rows, all of them right")
-    maker = newest or _maker(checked.sha256)
+    maker = writer or _maker(checked.sha256)
     if maker is not None:
         _warn(maker, chosen)
-    command = ["tools", "submit", "--message", message, *(["--code"] if code else [str(file)])]
+    named = [*([what] if what else []), "--code"] if code else [str(file)]
+    command = ["tools", "submit", "--message", message, *named]
     command += ["--data", str(data)] if data is not None else []
     submitter = Submitter(chosen, timeout, command)
     folder = maker.folder if maker is not None else runs.root()
@@ -86,7 +85,7 @@ def run(
 
 
 def _report(entry: dict[str, Any]) -> None:
-    score, ratio = entry["score"], entry["ratio"]
+    score, ratio = entry["score"], entry["ratio_to_report"]
     lines = [f"submission {entry['ref']} to {entry['competition']}"]
     lines.append(f"public score  {'none shown' if score is None else f'{score:.5f}'}")
     if ratio is not None:
@@ -150,7 +149,7 @@ class Submitter:
         """Submit a file unless that was done before, and wait for its score.
 
         Returns:
-            The ledger's entry: ref, status, score, ratio, rank, teams and what was sent.
+            The ledger's entry: ref, status, score, ratio_to_report, rank, teams, what was sent.
 
         Raises:
             RefusedError: no submission is left today, or Kaggle refused it or could not score it.
@@ -284,7 +283,7 @@ class Submitter:
         return None
 
     def _note(self, folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
-        """Enter news of a submission in the ledger."""
+        """Enter a submission in the ledger; what was meant to be sent is settled by it."""
         runs.record_submission(folder, entry)
         self._intent.unlink(missing_ok=True)
         return entry
@@ -302,13 +301,13 @@ class Submitter:
             console.note(f"\nSubmission {entry['ref']} goes on. {self._way_back}")
             raise
         entry |= {"status": seen.status, "score": seen.score, "error": seen.error}
-        entry["ratio"] = None if seen.score is None else seen.score / REPORT_SCORE
-        self._note(folder, entry)
+        entry["ratio_to_report"] = None if seen.score is None else seen.score / REPORT_SCORE
+        runs.record_submission(folder, entry)
         if seen.status != "COMPLETE":
             raise self._not_scored(entry)
         if seen.score is not None:
             entry |= self._rank(seen.score, seen.team)
-            self._note(folder, entry)
+            runs.record_submission(folder, entry)
         return entry
 
     def _wait(self, entry: dict[str, Any]) -> Submission:

@@ -28,7 +28,7 @@ _BLOCK = 8 << 20
 _LONGEST_LINE = 64 << 10
 _LONGEST_NUMBER = 40
 _NUMERIC = np.isin(np.arange(256), list(b"0123456789+-.eE"))  # by byte; neither nan nor 1_0
-_REWRITE = "Write it again with the kernel (setting `out`), and submit its submission.csv.gz."
+_REWRITE = "Submit the submission.csv.gz that the kernel writes into its run folder."
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools import console, datasets
-from tools.dry_run import SCRIPT, run_kernel
+from tools import console, datasets, runs
+from tools.dry_run import kernel_script, run_kernel
 from tools.errors import UserError
-from tools.files import alone
+from tools.files import alone, write_whole
 from tools.render import parse_settings
 
-FOLDER = Path("runs/sweep")
+FOLDER = Path("sweep")
 OPTIONS = {
     "data": "Give --data.",
     "limit": "Give --limit.",
@@ -126,12 +126,12 @@ def steps_for(budget: Budget, settings: dict[str, Any], out: Path) -> int:
     if not plan.exists():
         probe = out.with_name(f"{out.name}.probe")
         short = settings | {"steps": PROBE_STEPS, "log_every": PROBE_STEPS // 2, "out": str(probe)}
-        run_kernel(SCRIPT, short | {"limit": 4, "ensemble": 1}, probe.with_suffix(".log"))
+        run_kernel(short | {"limit": 4, "ensemble": 1}, probe.with_suffix(".log"))
         with open(probe / "training_log.csv", encoding="utf-8") as stream:
             speed = float(list(csv.DictReader(stream))[-1]["images_per_second"])
         config = json.loads((probe / "run.json").read_text(encoding="utf-8"))["config"]
         steps = max(1, round(budget.minutes * 60 * speed / config["batch_size"]))
-        plan.write_text(json.dumps({"images_per_second": speed, "steps": steps}), encoding="utf-8")
+        write_whole(plan, json.dumps({"images_per_second": speed, "steps": steps}))
     return json.loads(plan.read_text(encoding="utf-8"))["steps"]
 
 
@@ -171,8 +171,8 @@ def draw(curves: dict[str, list[list[tuple[int, float]]]], path: Path) -> None:
 
     figure = Figure((9, 5.5), layout="constrained")
     axes = figure.subplots()
-    for number, (name, runs) in enumerate(curves.items()):
-        for index, points in enumerate(runs):
+    for number, (name, lines) in enumerate(curves.items()):
+        for index, points in enumerate(lines):
             label = name if index == 0 else None
             images, ratios = [p[0] for p in points], [p[1] for p in points]
             axes.plot(images, ratios, f"C{number}", marker="o", markersize=3, label=label)
@@ -203,7 +203,7 @@ def run_variant(
     result = finished(out, settings)
     if result is None:
         console.note(f"{spell(variant)}, seed {seed}: {steps} steps")
-        result = run_kernel(SCRIPT, settings, out.with_name(f"{out.name}.log"))
+        result = run_kernel(settings, out.with_name(f"{out.name}.log"))
     if result["status"] != "complete":
         raise UserError(f"{out} was stopped.", "The same command goes on from there.")
     return result
@@ -229,13 +229,12 @@ def run_sweep(
     combinations += changed(combinations[0], changes)
     refuse_own(combinations)
     common = shared(combinations)
-    if not SCRIPT.is_file():
-        raise UserError(f"{SCRIPT} is not here.", "Run the command in the project's folder.")
+    kernel_script()
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
         raise UserError(f"--name {name!r} is no folder name.", "Use letters, digits, - and _.")
     if data is None:
         data = datasets.sample_folder()
-    base = FOLDER / name
+    base = runs.root() / FOLDER / name
     settings = {"preset": "best", "data": str(data), "limit": limit}
     conditions = (str(data.resolve()), limit, budget)
     rows, curves = [], {}
@@ -253,7 +252,7 @@ def run_sweep(
             draw(curves, base / "sweep.png")
     table = {"budget": budget, "data": str(data), "settings": common, "rows": rows}
     table |= {"device": results[0]["device"]}
-    (base / "sweep.json").write_text(json.dumps(table, indent=2), encoding="utf-8")
+    write_whole(base / "sweep.json", json.dumps(table, indent=2))
     if json_:
         console.print_json(table)
         return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import glob
 import hashlib
 import os
 import random
@@ -215,7 +216,7 @@ def _receive(
 ) -> tuple[Path | None, int]:
     """One request. Returns the part file if it is whole now, and the bytes that arrived."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    found = list(target.parent.glob(f".{_globbed(target.name)}.*.part"))
+    found = list(target.parent.glob(f".{glob.escape(target.name)}.{'?' * 12}.part"))
     part = found[0] if len(found) == 1 else None
     start = part.stat().st_size if part is not None else 0
     headers = {"Range": f"bytes={start}-"} if start else {}
@@ -253,10 +254,6 @@ def _receive(
             advance(-start - arrived)
             return None, arrived
         return kept, arrived
-
-
-def _globbed(name: str) -> str:
-    return re.sub(r"([*?\[])", r"[\1]", name)
 
 
 def _length(response: requests.Response) -> int | None:
@@ -344,13 +341,18 @@ class _Body:
                 self._advance(len(chunk))
 
 
+def is_distrust(failure: Exception) -> bool:
+    """Whether the server's certificate was not accepted, which no further try mends."""
+    return "CERTIFICATE_VERIFY_FAILED" in repr(failure)
+
+
 def reason(failure: Exception) -> str:
     """What broke, in words without addresses (they may be signed)."""
     if isinstance(failure, requests.Timeout):
         return "no answer in time"
     if isinstance(failure, requests.exceptions.ProxyError):
         return "the proxy did not answer"
-    if isinstance(failure, requests.exceptions.SSLError):
+    if is_distrust(failure):
         return "the server's certificate was not accepted"
     if "NameResolution" in repr(failure) or "getaddrinfo" in repr(failure):
         return "the host's name was not found"

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from tools import console, logs, runs, settings
-from tools.errors import DeadlineError, NetworkError, RunFailedError, UserError
+from tools.errors import DeadlineError, NetworkError, RefusedError, RunFailedError, UserError
 from tools.files import write_whole
 from tools.kaggle_client import Kaggle, NotFoundError
 from tools.kaggle_kernels import Kernels, State
@@ -37,6 +37,29 @@ def state_of(kernels: Kernels, run: Run) -> State:
     if known != (state.status, state.failure):
         runs.record_status(run, state.status, state.failure)
     return state
+
+
+def running(kernels: Kernels, run: Run) -> State:
+    """What a run is doing that will end some time.
+
+    Raises:
+        UserError: it was saved only, and will not.
+    """
+    refuse_saved_only(run)
+    state = state_of(kernels, run)
+    if state.status == "NEW_SCRIPT" and not run.is_fresh:
+        raise UserError(f"{run} was saved, but Kaggle does not run it.", f"See {run.url} .")
+    return state
+
+
+def refuse_saved_only(run: Run) -> None:
+    """Refuse a version that was pushed not to run.
+
+    Raises:
+        UserError: it was.
+    """
+    if not run.push.get("run", True):
+        raise UserError(f"{run} was saved without running.", "Push it without --no-run.")
 
 
 def show_status(reference: str | None, json: bool) -> None:
@@ -75,7 +98,7 @@ def show_log(reference: str | None, follow: bool, json: bool) -> None:
     kernels, config = connect()
     if follow:
         with _interruptible(run, "logs --follow"):
-            for event in logs.follow(kernels, run.kernel, run.version, config.poll_seconds):
+            for event in _events(kernels, run, config.poll_seconds):
                 if json:
                     console.print_json_line(vars(event))
                 else:
@@ -103,6 +126,15 @@ def keep_log(run: Run, stored: str) -> str:
         write_whole(run.folder / "log.json", stored)
         write_whole(run.folder / "log.txt", text)
     return text
+
+
+def _events(
+    kernels: Kernels, run: Run, poll: float, sleep: Callable[[float], None] = time.sleep
+) -> Iterator[logs.Event]:
+    """What a run writes, as it comes, until it has ended."""
+    return logs.follow(
+        kernels, run.kernel, run.version, lambda: running(kernels, run).ended, poll, sleep
+    )
 
 
 def _so_far(kernels: Kernels, run: Run, config: Settings) -> list[logs.Event]:
@@ -148,13 +180,11 @@ def wait(
         DeadlineError: it is still going after ``hours``.
         UserError: it was saved without being run.
     """
-    if not run.push.get("run", True):
-        raise UserError(f"{run} was saved without running.", "Push it without --no-run.")
     deadline, pause, seen = clock() + hours * 3600, config.poll_seconds, ""
     with _interruptible(run, "wait"), _progress(kernels, run, config) as told:
         while True:
             try:
-                state = state_of(kernels, run)
+                state = running(kernels, run)
             except NetworkError as failure:
                 if not seen:
                     raise
@@ -167,8 +197,6 @@ def wait(
                     told(state.status)
             if state.ended:
                 break
-            if state.status == "NEW_SCRIPT" and not run.is_fresh:
-                raise UserError(f"{run} was saved, but Kaggle does not run it.", f"See {run.url} .")
             left = deadline - clock()
             if left <= 0:
                 raise DeadlineError(
@@ -178,9 +206,10 @@ def wait(
             sleep(min(pause, left))
             pause = min(60.0, pause * 1.5)
     if state.status != "COMPLETE":
-        text = keep_log(run, kernels.log(run.kernel, run.version))
-        if text.strip():
-            console.note(logs.last_words(text))
+        with contextlib.suppress(NetworkError, RefusedError):  # how it ended is what counts
+            text = keep_log(run, kernels.log(run.kernel, run.version))
+            if text.strip():
+                console.note(logs.last_words(text))
     return state
 
 
@@ -198,7 +227,7 @@ def _progress(kernels: Kernels, run: Run, config: Settings) -> Iterator[Callable
         def read() -> None:
             poll = max(config.poll_seconds, 1.0)
             with contextlib.suppress(Exception):  # the bar is a comfort; the status decides
-                for event in logs.follow(kernels, run.kernel, run.version, poll, rest):
+                for event in _events(kernels, run, poll, rest):
                     if found := logs.progress(event.text):
                         bar.update(
                             task, completed=found.step, total=found.steps, detail=found.detail
@@ -232,6 +261,8 @@ def _short(run: Run) -> str:
 
 
 def _next_step(run: Run, state: State) -> str:
+    if not run.push.get("run", True):
+        return "It was saved without running; to run it: tools push-kernel"
     if state.status == "COMPLETE":
         return f"Fetch what it made: tools fetch-outputs {_short(run)}"
     if state.ended:

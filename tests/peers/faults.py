@@ -30,7 +30,7 @@ class Drop:
 class Lost:
     """A fault: the request is carried out, but this, or no answer at all, comes of it."""
 
-    answer: Reply | None = None
+    answer: Reply | Hang | None = None
 
 
 @dataclass

@@ -49,7 +49,8 @@ class Handler(BaseHTTPRequestHandler):
         except Refusal as refusal:
             answer = refusal.reply
         if isinstance(fault, Lost):
-            return self._send(fault.answer) if fault.answer else self._break(fault)
+            answer = fault.answer
+            return self._send(answer) if isinstance(answer, Reply) else self._break(answer)
         self._send(answer if isinstance(answer, Reply) else Reply(200, answer), fault)
 
     def do_GET(self) -> None:  # noqa: N802
