@@ -169,3 +169,9 @@ def test_a_missing_local_file_is_named(tmp_path):
     file = OutputFile(tmp_path / "gone.h5", "gone.h5", 1, "00")
     with pytest.raises(UserError, match="gone.h5 cannot be read"):
         deliver(file, ORIGIN, LocalFolder(str(tmp_path / "kept")))
+
+
+def test_a_home_of_nobody_is_a_mistake(tools, project):
+    done = tools("upload", "--check", "--to", "~nobody-at-all/x")
+    assert done.code == 1
+    assert done.err.startswith("error: ~nobody-at-all/x") and done.err.count("\n") == 1

@@ -218,7 +218,7 @@ def test_every_page_of_a_listing_is_read(kaggle, server):
     server.page_size = 2
     server.add_version(KERNEL, outputs={f"{i}.txt": b"x" * (i + 1) for i in range(5)})
     kernels = Kernels(kaggle)
-    assert [file.name for file in kernels.outputs(KERNEL, 1)] == [f"{i}.txt" for i in range(5)]
+    assert [name for name, _ in kernels.outputs(KERNEL, 1)] == [f"{i}.txt" for i in range(5)]
     assert kernels.file_sizes(KERNEL, 1) == {f"{i}.txt": i + 1 for i in range(5)}
     assert len(server.called("ListKernelSessionOutput")) == 3
 
@@ -251,7 +251,6 @@ def test_a_submission_is_uploaded_made_and_scored(kaggle, server, tmp_path):
     assert competitions.submission(ref).status == "PENDING"
     scored = competitions.submission(ref)
     assert (scored.status, scored.score, scored.description) == ("COMPLETE", 0.16, "first try")
-    assert scored.date == "2026-11-22T06:30:00Z"
     assert [one.ref for one in competitions.submissions("photo-reconstruction")] == [ref]
     assert competitions.limits("photo-reconstruction").allowed_now == 4
     assert [row.score for row in competitions.leaderboard("photo-reconstruction")][0] == 0.15001

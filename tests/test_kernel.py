@@ -116,7 +116,7 @@ def test_a_source_that_was_not_attached_exits_3_and_says_that_the_run_goes_on(
     assert done.code == 3
     assert f"{KERNEL} v1 runs without {kind.lower()} photo-reconstruction" in done.err
     assert f"stop the run at https://www.kaggle.com/code/{KERNEL}" in done.err
-    assert runs.find().status["invalid_sources"] == {kind.lower(): ["photo-reconstruction"]}
+    assert runs.find().status["failure"] == f"without {kind.lower()} photo-reconstruction"
 
 
 def test_an_unknown_keyword_is_only_noted(tools, server, project):

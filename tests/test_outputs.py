@@ -189,8 +189,8 @@ def test_a_part_elsewhere_does_not_make_the_ledger_forget_the_whole(tools, versi
 def test_a_part_goes_to_a_destination_without_the_record_that_means_the_whole(tools, version):
     assert tools("fetch-outputs", "--logs-only").code == 0
     run = runs.find()
-    local = outputs._present(run, run.folder / "outputs", run.outputs["files"])
-    going = outputs._matching(run, local, outputs.LOGS)
+    folder, entries = run.folder / "outputs", run.outputs["files"]
+    going = outputs._matching(run, folder, entries, outputs.LOGS)
     assert {file.name for file in going} == {"training_log.csv", "pix2pix-inpainting.log"}
 
 
@@ -398,7 +398,6 @@ def test_verified_files_are_checked_once_more(tools, version):
     assert [file.name for file in found][-1] == "run.json"
     assert {file.name for file in found} == set(WHOLE)
     model = next(file for file in found if file.name == "generator.h5")
-    assert (model.kernel, model.version, model.verified) == (KERNEL, 1, True)
     assert model.sha256 == hashlib.sha256(FILES["generator.h5"]).hexdigest()
     model.path.write_bytes(b"changed")
     with pytest.raises(VerificationError, match="generator.h5 has 7 bytes instead of"):

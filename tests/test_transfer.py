@@ -9,7 +9,7 @@ import requests
 
 from tests.peers.kaggle import Cut, Drop, KaggleServer, Reply
 from tests.peers.tunnel import write_certificate
-from tools import settings, transfer
+from tools import settings, transfer, verify
 from tools.errors import NetworkError, UserError, VerificationError
 
 BODY = os.urandom(300_000)
@@ -47,7 +47,7 @@ def ranges(server):
 def test_a_cut_download_goes_on_by_range(server, fetch, tmp_path):
     server.faults["download"] = [Cut(100_000), Cut(70_000)]
     seen = []
-    assert fetch(size=len(BODY), advance=seen.append).read_bytes() == BODY
+    assert fetch(advance=seen.append).read_bytes() == BODY
     assert ranges(server) == [None, "bytes=65536-", "bytes=131072-"]
     assert sum(seen) == len(BODY)
     assert os.listdir(tmp_path) == ["model.h5"]
@@ -99,9 +99,9 @@ def test_an_address_that_stays_refused_is_an_error_and_leaves_no_file(server, fe
     assert len(server.calls) == 4
 
 
-def test_a_wrong_length_is_an_error_and_leaves_no_file(fetch, tmp_path):
+def test_a_file_that_does_not_pass_the_check_is_not_left_there(fetch, tmp_path):
     with pytest.raises(VerificationError, match="300000 bytes instead of 300001"):
-        fetch(size=300_001)
+        fetch(check=lambda part: verify.check(part, "model.bin", 300_001))
     assert os.listdir(tmp_path) == []
 
 

@@ -142,9 +142,8 @@ def clocked(version, server):
 
     def run(hours, states):
         version.states, pauses = states, []
-        config = settings.Settings(kaggle_endpoint=server.url)
-        kernels = Kernels(Kaggle(config))
-        watch.wait(kernels, runs.find(), config, hours, pauses.append, lambda: sum(pauses))
+        kernels = Kernels(Kaggle(settings.Settings(kaggle_endpoint=server.url)))
+        watch.wait(kernels, runs.find(), hours, pauses.append, lambda: sum(pauses))
         return pauses
 
     return run

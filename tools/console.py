@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -39,6 +40,16 @@ def plain(text: object, limit: int = 300) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+@contextlib.contextmanager
+def way_back(words: str) -> Iterator[None]:
+    """Say on Ctrl-C what goes on, and how to come back to it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        note(f"\n{words}")
+        raise
+
+
 def error(message: str) -> None:
     """Print the one line of a failure, on stderr."""
     stderr.print("[bold red]error:[/] ", end="")
@@ -56,11 +67,23 @@ def print_json_line(data: Any) -> None:
     sys.stdout.flush()
 
 
-def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
-    """Print a table on stdout; every column but the first is aligned right."""
+def print_table(
+    headers: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    title: str = "",
+    words: Sequence[str] = (),
+) -> None:
+    """Print a table on stdout; columns but the first and those of ``words`` are aligned right.
+
+    Where the terminal is narrow, columns of words are broken into lines before any other.
+    """
     table = Table(title=Text(title) if title else None, title_justify="left", title_style="bold")
     for index, header in enumerate(headers):
-        table.add_column(header, justify="right" if index else "left", overflow="fold")
+        left = index == 0 or header in words
+        whole = bool(words) and header not in words
+        table.add_column(
+            header, justify="left" if left else "right", overflow="fold", no_wrap=whole
+        )
     for row in rows:
         table.add_row(*map(Text, row))  # names from outside are no markup
     stdout.print(table, soft_wrap=False)

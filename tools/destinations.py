@@ -6,7 +6,6 @@ interrupted one began. What is sent counts as stored once the service's own chec
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from rich.progress import Progress, TaskID
 
 from tools import console, manifest
 from tools.errors import ToolsError, UserError, VerificationError
+from tools.files import at_home, sha256
 from tools.remote import RUN_AGAIN, CorruptedError, Destination, Moved, Origin, OutputFile, Stored
 
 _SCHEME = r"[a-z][a-z0-9+.-]+:"  # of two letters or more: a single one is a drive of Windows
@@ -43,7 +43,7 @@ class LocalFolder:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self._folder = Path(address).expanduser()
+        self._folder = at_home(Path(address))
 
     def check(self) -> str:
         """See that files can be written at the nearest folder that exists."""
@@ -95,9 +95,8 @@ class LocalFolder:
 
     @staticmethod
     def _stored(path: Path) -> Stored:
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        return Stored(where=str(path), size=path.stat().st_size, digests={"sha256": digest})
+        digests = {"sha256": sha256(path)}
+        return Stored(where=str(path), size=path.stat().st_size, digests=digests)
 
 
 def expand(address: str, origin: Origin) -> str:
@@ -231,7 +230,11 @@ def upload(
     failures: dict[str, ToolsError] = {}
     deliveries: list[Delivery] = []
     total = sum(file.size for file in files) * len(destinations)
-    with _resumable(), console.transfer_bar() as bar, ThreadPool(WORKERS) as pool:
+    with (
+        console.way_back(f"Stopped. {RUN_AGAIN}"),
+        console.transfer_bar() as bar,
+        ThreadPool(WORKERS) as pool,
+    ):
         whole = bar.add_task("in total", total=total)
 
         def attempt(job: tuple[OutputFile, Destination]) -> Delivery | None:
@@ -269,15 +272,6 @@ def show(deliveries: Sequence[Delivery], title: str) -> None:
         [(d.name, f"{d.size:,}", "sent" if d.sent else "was there", d.where) for d in deliveries],
         title=title,
     )
-
-
-@contextmanager
-def _resumable() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        console.note(f"Stopped. {RUN_AGAIN}")
-        raise
 
 
 @contextmanager

@@ -6,13 +6,13 @@ import contextlib
 import json
 import os
 import sys
-import tempfile
 import webbrowser
 from pathlib import Path
 from typing import Any
 
 from tools import console
 from tools.errors import NetworkError, SignInError, UserError
+from tools.files import at_home, write_whole
 
 SCOPE = "https://www.googleapis.com/auth/drive"
 """The whole Drive: with ``drive.file`` a folder that was made in the web page cannot be seen."""
@@ -37,7 +37,7 @@ def token_file() -> Path:
 
 def run_drive_login(client: Path, no_browser: bool, as_json: bool) -> None:
     """Sign in, and say where that is kept."""
-    path = sign_in(client.expanduser(), not no_browser)
+    path = sign_in(at_home(client), not no_browser)
     if as_json:
         console.print_json({"token_file": str(path)})
     else:
@@ -178,16 +178,7 @@ def _keep(token: dict[str, Any]) -> Path:
         raise SignInError("Google gave no refresh token.", "Run `tools drive-login` again.")
     path = token_file()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # mkstemp creates the file with mode 0600, so the token is never readable by others.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".drive-token")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump({name: token[name] for name in KEPT}, stream)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return path
+    return write_whole(path, json.dumps({name: token[name] for name in KEPT}), mode=0o600)
 
 
 def missing_extra() -> UserError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import tempfile
@@ -17,8 +18,10 @@ from tools.errors import UserError, VerificationError
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
-def write_whole(path: Path, content: str | bytes) -> Path:
+def write_whole(path: Path, content: str | bytes, mode: int = 0o644) -> Path:
     """Write ``content`` to ``path`` through a temporary file beside it; text as UTF-8.
+
+    Until it has ``mode``, the file can be read by its owner alone.
 
     Raises:
         UserError: the folder cannot be written; nothing is left behind.
@@ -32,7 +35,7 @@ def write_whole(path: Path, content: str | bytes) -> Path:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(name, 0o644)
+            os.chmod(name, mode)
             os.replace(name, path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
@@ -61,17 +64,31 @@ def alone(lock: Path, waiting: str) -> Iterator[None]:
         holder.release()
 
 
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def at_home(path: Path) -> Path:
+    """``path`` with the home folder that its ``~`` means.
+
+    Raises:
+        UserError: nobody of that name has one.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError as failure:
+        raise UserError(f"{path}: {failure}") from failure
+
+
 def safe(name: str) -> bool:
     """Whether a name that a service gave is relative and means the same on every system."""
-    try:
-        name.encode()
-    except UnicodeError:
-        return False
     parts = name.split("/")
     return not (
         len(name) > 1000
-        or any(part in ("", ".", "..") or len(part.encode()) > 255 for part in parts)
         or any(character in '\\:*?"<>|' or not character.isprintable() for character in name)
+        or any(part in ("", ".", "..") or len(part.encode()) > 255 for part in parts)
         or any(_RESERVED.fullmatch(part) or part.endswith((" ", ".")) for part in parts)
     )
 

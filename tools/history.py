@@ -21,21 +21,25 @@ def show_runs(json: bool) -> None:
         console.note("No run yet. Push one: tools push-kernel")
         return
     console.print_table(
-        ("run", "pushed", "status", "config", "hole RMSE", "/ harmonic", "leaderboard", "outputs"),
+        ("run", "pushed", "RMSE", "/ harm.", "public", "status, outputs, config"),
         [
             (
                 row["run"],
-                str(row["pushed_at"] or "")[:16].replace("T", " "),
-                row["status"],
-                ", ".join(f"{name}={value}" for name, value in row["config"].items()),
+                str(row["pushed_at"] or "")[5:16].replace("T", " "),
                 _figure(row["hole_rmse"], 4),
                 _figure(row["ratio_to_harmonic"], 3),
                 _figure(row["leaderboard"], 5),
-                row["outputs"],
+                "; ".join(filter(None, (row["status"], row["outputs"], spelled(row["config"])))),
             )
             for row in rows
         ],
+        words=("status, outputs, config",),
     )
+
+
+def spelled(config: dict[str, Any]) -> str:
+    """Settings as one line."""
+    return ", ".join(f"{name}={value}" for name, value in config.items())
 
 
 def _before(run: Run, found: list[Run]) -> Run | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import operator
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -67,14 +68,18 @@ class Kaggle:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", self.user):
             raise SignInError("Kaggle's credentials hold no user name.", SIGN_IN)
 
-    def pages(
-        self, doing: str, kind: Any, method: Callable[[Any], Callable[[Any], Any]], **fields: Any
-    ) -> Iterator[Any]:
-        """The pages of a listing: what the client's ``method`` answers to requests of a kind."""
+    def ask(
+        self, doing: str, method: str, kind: Any, *, repeatable: bool = True, **fields: Any
+    ) -> Any:
+        """What the client's ``method``, named with dots, answers to a request of a kind."""
+        asked, find = request(kind, **fields), operator.attrgetter(method)
+        return self.call(doing, lambda client: find(client)(asked), repeatable=repeatable)
+
+    def pages(self, doing: str, method: str, kind: Any, **fields: Any) -> Iterator[Any]:
+        """The pages of a listing, each asked for as by :meth:`ask`."""
         token, seen = "", {""}
         for _ in range(PAGES):
-            asked = request(kind, page_size=PAGE, page_token=token, **fields)
-            answer = self.call(doing, functools.partial(_apply, method, asked))
+            answer = self.ask(doing, method, kind, page_size=PAGE, page_token=token, **fields)
             yield answer
             token = answer.next_page_token or ""
             if token in seen:
@@ -228,10 +233,6 @@ def _no_calls(client: Any) -> Iterator[None]:
         yield
     finally:
         client.call = call
-
-
-def _apply(method: Callable[[Any], Callable[[Any], Any]], asked: Any, client: Any) -> Any:
-    return method(client)(asked)
 
 
 def request(kind: Any, **fields: Any) -> Any:

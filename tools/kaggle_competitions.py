@@ -24,6 +24,8 @@ from tools import transfer
 from tools.console import plain
 from tools.kaggle_client import Kaggle, NoAccessError, NotFoundError, request
 
+API = "competitions.competition_api_client"  # of the public client
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -43,8 +45,6 @@ class Submission:
     score: float | None
     error: str
     description: str
-    file: str
-    date: str
     team: str
 
 
@@ -64,7 +64,7 @@ class Competitions:
 
     def limits(self, competition: str) -> Limits:
         """How many submissions are left."""
-        answer = self._call(
+        answer = self._ask(
             competition,
             "asking for the submissions left",
             "get_submission_limits",
@@ -76,7 +76,7 @@ class Competitions:
         self, competition: str, file: Path, advance: transfer.Advance = lambda count: None
     ) -> str:
         """Upload a submission's file and return its token; nothing is submitted yet."""
-        answer = self._call(
+        answer = self._ask(
             competition,
             f"announcing {file.name}",
             "start_submission_upload",
@@ -100,7 +100,7 @@ class Competitions:
         Raises:
             UncertainError: it is not known whether Kaggle took it.
         """
-        answer = self._call(
+        answer = self._ask(
             competition,
             "submitting",
             "create_submission",
@@ -120,7 +120,7 @@ class Competitions:
             UncertainError: it is not known whether Kaggle took it.
         """
         owner, slug = kernel.split("/")
-        answer = self._call(
+        answer = self._ask(
             competition,
             f"submitting {kernel} v{version}",
             "create_code_submission",
@@ -175,7 +175,7 @@ class Competitions:
 
     def data_address(self, competition: str) -> str:
         """A signed address of all files of a competition in one archive."""
-        response = self._call(
+        response = self._ask(
             competition,
             f"asking for the files of {competition}",
             "download_data_files",
@@ -184,22 +184,10 @@ class Competitions:
         with response:
             return transfer.check_address(response.url, self._kaggle.settings)
 
-    def _call(
-        self,
-        competition: str,
-        doing: str,
-        method: str,
-        kind: Any,
-        *,
-        repeatable: bool = True,
-        **fields: Any,
-    ) -> Any:
-        asked = request(kind, competition_name=competition, **fields)
+    def _ask(self, competition: str, doing: str, method: str, kind: Any, **fields: Any) -> Any:
         with _explained(competition, doing):
-            return self._kaggle.call(
-                doing,
-                lambda client: getattr(client.competitions.competition_api_client, method)(asked),
-                repeatable=repeatable,
+            return self._kaggle.ask(
+                doing, f"{API}.{method}", kind, competition_name=competition, **fields
             )
 
     def _pages(
@@ -207,11 +195,7 @@ class Competitions:
     ) -> Iterator[Any]:
         with _explained(competition, doing):
             yield from self._kaggle.pages(
-                doing,
-                kind,
-                lambda client: getattr(client.competitions.competition_api_client, method),
-                competition_name=competition,
-                **fields,
+                doing, f"{API}.{method}", kind, competition_name=competition, **fields
             )
 
 
@@ -239,8 +223,6 @@ def _submission(answer: Any) -> Submission:
         score=_number(answer.public_score),
         error=plain(answer.error_description),
         description=plain(answer.description),
-        file=plain(answer.file_name),
-        date=answer.date.isoformat(timespec="seconds") + "Z" if answer.date else "",
         team=plain(answer.team_name),
     )
 

@@ -22,6 +22,8 @@ from tools.console import plain
 from tools.kaggle_client import Kaggle, NoAccessError, NotFoundError, request
 from tools.runs import ENDED
 
+API = "kernels.kernels_api_client"  # of the public client
+
 
 @dataclass(frozen=True)
 class Pushed:
@@ -48,14 +50,6 @@ class State:
 
 
 @dataclass(frozen=True)
-class OutputFile:
-    """An output file and the signed address it can be had from for a while."""
-
-    name: str
-    url: str
-
-
-@dataclass(frozen=True)
 class Quota:
     """Hours of GPU time in the current week."""
 
@@ -75,6 +69,7 @@ class Kernels:
 
     def __init__(self, kaggle: Kaggle) -> None:
         self._kaggle = kaggle
+        self.settings = kaggle.settings
 
     def save(self, **fields: Any) -> Pushed:
         """Push a kernel; the fields are those of ``ApiSaveKernelRequest``.
@@ -84,11 +79,12 @@ class Kernels:
         """
         if "kernel_execution_type" in fields:
             fields["kernel_execution_type"] = KernelExecutionType[fields["kernel_execution_type"]]
-        asked = request(ApiSaveKernelRequest, **fields)
-        answer = self._kaggle.call(
+        answer = self._kaggle.ask(
             f"pushing {fields['slug']}",
-            lambda client: client.kernels.kernels_api_client.save_kernel(asked),
+            f"{API}.save_kernel",
+            ApiSaveKernelRequest,
             repeatable=False,
+            **fields,
         )
         kinds = ("dataset", "competition", "kernel", "model")
         invalid = {kind: getattr(answer, f"invalid_{kind}_sources") or [] for kind in kinds}
@@ -108,11 +104,13 @@ class Kernels:
     def newest(self, kernel: str) -> tuple[int, str] | None:
         """Number and source of a kernel's newest version; None where there is no such kernel."""
         owner, slug = kernel.split("/")
-        asked = request(ApiGetKernelRequest, user_name=owner, kernel_slug=slug)
         try:
-            answer = self._kaggle.call(
+            answer = self._kaggle.ask(
                 f"looking for {kernel}",
-                lambda client: client.kernels.kernels_api_client.get_kernel(asked),
+                f"{API}.get_kernel",
+                ApiGetKernelRequest,
+                user_name=owner,
+                kernel_slug=slug,
             )
         except (NotFoundError, NoAccessError):
             return None
@@ -138,23 +136,25 @@ class Kernels:
 
         return self._kaggle.call(f"asking for the status of {kernel} v{version}", ask)
 
-    def outputs(self, kernel: str, version: int) -> Iterator[OutputFile]:
-        """The output files of a version, page by page."""
+    def outputs(self, kernel: str, version: int) -> Iterator[tuple[str, str]]:
+        """The output files of a version: names, and signed addresses that hold for a while."""
         for answer in self._kaggle.pages(
             f"listing the outputs of {kernel} v{version}",
+            f"{API}.list_kernel_session_output",
             ApiListKernelSessionOutputRequest,
-            lambda client: client.kernels.kernels_api_client.list_kernel_session_output,
             **_pinned(kernel, version),
         ):
             for file in answer.files or []:
-                yield OutputFile(str(file.file_name), str(file.url))
+                yield str(file.file_name), str(file.url)
 
     def log(self, kernel: str, version: int) -> str:
         """The stored log of a version, as Kaggle keeps it."""
-        asked = request(ApiListKernelSessionOutputRequest, page_size=1, **_pinned(kernel, version))
-        answer = self._kaggle.call(
+        answer = self._kaggle.ask(
             f"reading the log of {kernel} v{version}",
-            lambda client: client.kernels.kernels_api_client.list_kernel_session_output(asked),
+            f"{API}.list_kernel_session_output",
+            ApiListKernelSessionOutputRequest,
+            page_size=1,
+            **_pinned(kernel, version),
         )
         return answer.log or ""
 
@@ -163,7 +163,7 @@ class Kernels:
 
         It breaks off after ``quiet`` seconds without a byte; if None, later than Kaggle itself.
         """
-        timeout = self._kaggle.settings.timeout
+        timeout = self.settings.timeout
 
         def open_stream(client: Any) -> Any:
             http = client.http_client()
@@ -190,8 +190,8 @@ class Kernels:
         sizes: dict[str, int] = {}
         for answer in self._kaggle.pages(
             f"listing the files of {kernel} v{version}",
+            f"{API}.list_kernel_files",
             ApiListKernelFilesRequest,
-            lambda client: client.kernels.kernels_api_client.list_kernel_files,
             **_pinned(kernel, version),
         ):
             sizes |= {f.name: f.size for f in answer.files or [] if type(f.size) is int}
@@ -199,12 +199,10 @@ class Kernels:
 
     def quota(self) -> Quota:
         """The GPU hours of this week."""
-        asked = ApiGetAcceleratorQuotaStatisticsRequest()
-        answer = self._kaggle.call(
+        answer = self._kaggle.ask(
             "asking for the GPU quota",
-            lambda client: client.kernels.kernels_api_client.get_accelerator_quota_statistics(
-                asked
-            ),
+            f"{API}.get_accelerator_quota_statistics",
+            ApiGetAcceleratorQuotaStatisticsRequest,
         )
         if (gpu := answer.gpu_quota) is None:
             return Quota(0.0, 0.0, 0.0)
@@ -221,6 +219,6 @@ class Kernels:
         )
 
 
-def _pinned(kernel: str, version: int) -> dict[str, str]:
+def _pinned(kernel: str, version: int) -> dict[str, Any]:
     owner, slug = kernel.split("/")
     return {"user_name": owner, "kernel_slug": slug, "version_label": f"v{version}"}

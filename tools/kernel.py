@@ -45,8 +45,7 @@ def push_and_report(plan: Plan, wait_hours: float | None, json: bool) -> None:
         raise UserError("--no-run leaves nothing to wait for.", "Leave out --no-run or --wait.")
     run = push(plan)
     if wait_hours is not None:
-        kernels, config = watch.connect()
-        watch.report(run, watch.wait(kernels, run, config, wait_hours), json)
+        watch.report(run, watch.wait(watch.connect(), run, wait_hours), json)
     elif json:
         console.print_json(run.push)
     else:
@@ -96,6 +95,11 @@ def push(plan: Plan) -> Run:
         before = next((run for run in known if run.version == previous), None)
         if before is None:
             console.note(f"The ledger has no settings of v{previous}: give them with --set.")
+        elif before.outputs.get("ended") == "complete" and not plan.settings:
+            raise UserError(
+                f"{before} has done all its {before.outputs.get('steps')} steps.",
+                "Go on with more: --set steps=NUMBER",
+            )
         overrides, effective = configure(before)
     if meta.machine_shape != metadata.CPU and not plan.no_run:
         left = _gpu_hours_left(kernels, plan)
@@ -220,8 +224,8 @@ def _check_resumable(kernels: Kernels, kernel: str, version: int, known: list[Ru
     if not version or _running(kernels, kernel, version, known):
         missing = f"{kernel} v{version} has not ended" if version else f"{kernel} has never run"
         raise UserError(f"There is nothing to resume from: {missing}.")
-    names = [file.name for file in kernels.outputs(kernel, version)]
-    if not any(name.rpartition("/")[2] == CHECKPOINT for name in names):
+    files = kernels.outputs(kernel, version)
+    if not any(name.rpartition("/")[2] == CHECKPOINT for name, _ in files):
         raise UserError(
             f"There is nothing to resume from: {kernel} v{version} left no {CHECKPOINT}.",
             "Push without --resume.",
@@ -278,8 +282,8 @@ def _judge_sources(run: Run, pushed: Pushed) -> None:
     if keywords := invalid.pop("keyword", []):
         console.note(f"Kaggle does not know the keywords {', '.join(keywords)}.")
     if invalid:
-        runs.record_status(run, "QUEUED", "a source is missing", invalid_sources=invalid)
         missing = ", ".join(f"{kind} {name}" for kind, names in invalid.items() for name in names)
+        runs.record_status(run, "QUEUED", f"without {missing}")
         raise RefusedError(
             f"{run} runs without {missing}: Kaggle did not attach it.",
             f"Correct the name or accept the rules; stop the run at {run.url} .",

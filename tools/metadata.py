@@ -69,7 +69,6 @@ class Metadata:
     title: str
     code_file: Path
     is_private: bool
-    enable_gpu: bool
     enable_internet: bool
     machine_shape: str
     sources: dict[str, list[str]]
@@ -101,7 +100,6 @@ def load(folder: Path) -> Metadata:
         title=found["title"],
         code_file=folder / found["code_file"],
         is_private=found["is_private"],
-        enable_gpu=found["enable_gpu"],
         enable_internet=found["enable_internet"],
         machine_shape=found.get("machine_shape", SHAPES[0] if found["enable_gpu"] else CPU),
         sources={name: list(found.get(name, [])) for name in _SOURCES},

@@ -25,28 +25,14 @@ from tools.errors import (
     UserError,
     VerificationError,
 )
-from tools.files import alone, inside, safe, write_whole
+from tools.files import alone, at_home, inside, safe, sha256, write_whole
 from tools.kaggle_kernels import Kernels, State
 from tools.remote import Origin, OutputFile
 from tools.runs import Run
-from tools.settings import Settings
 
 LOGS = ("*.csv", "*.jsonl", "*.log", manifest.NAME)  # what --logs-only fetches of the outputs
 PARTIAL = "PARTIAL.txt"
 FOLDER = "outputs"  # in a run's folder in the ledger
-
-
-@dataclass(frozen=True)
-class LocalFile:
-    """A file of a run on this machine; ``size`` in bytes, ``verified`` against the run's record."""
-
-    path: Path
-    name: str
-    size: int
-    sha256: str
-    verified: bool
-    kernel: str
-    version: int
 
 
 @dataclass
@@ -58,7 +44,7 @@ class Listing:
     refused: list[str] = field(default_factory=list)
 
 
-def verified_files(run: Run) -> list[LocalFile]:
+def verified_files(run: Run) -> list[OutputFile]:
     """The verified files of a run and its log, checked once more; ``run.json`` is last.
 
     Raises:
@@ -79,7 +65,7 @@ def verified_files(run: Run) -> list[LocalFile]:
         if not path.is_file():
             raise VerificationError(f"{path} is not there any more.", "Fetch it again.")
         verify.check(path, entry["name"], entry["size"], entry["sha256"])
-        found.append(_local(run, folder, entry))
+        found.append(_output(folder, entry))
     return sorted(found, key=lambda file: file.name == manifest.NAME)
 
 
@@ -100,7 +86,7 @@ def fetch_outputs(
         VerificationError: a file is not what the run's record says, or there is no record.
     """
     run = runs.find(reference)
-    kernels, config = watch.connect()
+    kernels = watch.connect()
     patterns = [*include, *(LOGS if logs_only else ())]
     if listing:
         show_listing(run, list_outputs(kernels, run), patterns, as_json)
@@ -115,17 +101,19 @@ def fetch_outputs(
     origin = Origin(run.kernel, run.version)
     chosen, elsewhere = destinations.split(to)
     goals = destinations.ready(elsewhere, origin, overwrite)  # before hours of downloads
-    folder = _expanded(chosen, origin) if chosen else run.folder / FOLDER
+    folder = run.folder / FOLDER
+    if chosen:
+        folder = at_home(Path(destinations.expand(str(chosen), origin))).absolute()
     waiting = f"another `tools fetch-outputs` of {run} goes on: waiting until it has ended"
     failure: ToolsError | None
     with alone(run.folder / "fetch.lock", waiting):
         run = runs.read(run.folder)
-        files, failure = fetch(kernels, config, run, state, folder, patterns, overwrite)
+        files, failure = fetch(kernels, run, state, folder, patterns, overwrite)
     deliveries: list[Delivery] = []
     if goals and not failure and state.status == "COMPLETE":
         try:
-            going = _matching(runs.read(run.folder), files, patterns)
-            deliveries = destinations.upload(outgoing(going), origin, goals, overwrite)
+            going = _matching(runs.read(run.folder), folder, files, patterns)
+            deliveries = destinations.upload(going, origin, goals, overwrite)
         except ToolsError as found:
             failure = found  # what was fetched is told all the same
     show_files(runs.read(run.folder), folder, files, deliveries, as_json)
@@ -142,13 +130,13 @@ def fetch_outputs(
 def list_outputs(kernels: Kernels, run: Run, sizes: bool = True) -> Listing:
     """Every page of a version's listing; unsafe and doubled names are set aside."""
     found, taken = Listing(), set()
-    for file in kernels.outputs(run.kernel, run.version):
-        key = unicodedata.normalize("NFC", file.name).casefold()  # as some disks compare names
-        if key in taken or not safe(file.name):
-            found.refused.append(file.name)
+    for name, address in kernels.outputs(run.kernel, run.version):
+        key = unicodedata.normalize("NFC", name).casefold()  # as some disks compare names
+        if key in taken or not safe(name):
+            found.refused.append(name)
         else:
             taken.add(key)
-            found.addresses[file.name] = file.url
+            found.addresses[name] = address
     if sizes:
         with contextlib.suppress(RefusedError):  # a comfort; the run's own record decides
             told = kernels.file_sizes(run.kernel, run.version)
@@ -158,17 +146,16 @@ def list_outputs(kernels: Kernels, run: Run, sizes: bool = True) -> Listing:
 
 def fetch(
     kernels: Kernels,
-    config: Settings,
     run: Run,
     state: State,
     folder: Path,
     include: Sequence[str] = (),
     overwrite: bool = False,
-) -> tuple[list[LocalFile], VerificationError | None]:
+) -> tuple[list[dict[str, Any]], VerificationError | None]:
     """Fetch the outputs that match ``include`` (all if empty), and the log, to ``folder``.
 
     Returns:
-        The run's files that are in ``folder`` now, and what was wrong with others.
+        The ledger's entries of what is in ``folder`` now, and what was wrong with other files.
 
     Raises:
         UserError: another file has one of the names in ``folder``, or nothing matches; nothing was
@@ -176,7 +163,7 @@ def fetch(
         VerificationError: there is no believable record; nothing was fetched.
     """
     listing = list_outputs(kernels, run)
-    fetcher = _Fetcher(kernels, config, run, folder, listing)
+    fetcher = _Fetcher(kernels, run, folder, listing)
     record = fetcher.record()
     entries = {entry["name"]: entry for entry in record["files"]} if record else {}
     wanted = [name for name in listing.addresses if _matches(name, include)]
@@ -193,16 +180,16 @@ def fetch(
         digests = {e["name"]: e["sha256"] for e in (*earlier, *entries.values())}
         digests[log_name] = hashlib.sha256(log.encode()).hexdigest()
         if record:
-            digests[manifest.NAME] = transfer.sha256(run.folder / manifest.NAME)
+            digests[manifest.NAME] = sha256(run.folder / manifest.NAME)
         new = [name for name in (*wanted, log_name) if name not in known]
         _refuse_foreign(folder, new, digests)
     if state.status != "COMPLETE":
         write_whole(folder / PARTIAL, f"{run}: {state.status} {state.failure}\n")
 
-    def note(complete: bool) -> Run:
+    def note(complete: bool) -> None:
         if not complete and run.outputs.get("complete") and run.outputs["folder"] != str(folder):
-            return run  # the whole of it is elsewhere: that is what the ledger tells
-        return runs.record_outputs(
+            return  # the whole of it is elsewhere: that is what the ledger tells
+        runs.record_outputs(
             run,
             folder=str(folder),
             status=state.status,
@@ -228,8 +215,7 @@ def fetch(
     if log and log_name not in listing.addresses:
         size, digest = verify.check(write_whole(folder / log_name, log), log_name)
         known[log_name] = {"name": log_name, "size": size, "sha256": digest, "verified": False}
-    whole = bool(record) and {*entries, manifest.NAME} <= known.keys() and not problems
-    run = note(complete=whole)
+    note(bool(record) and {*entries, manifest.NAME} <= known.keys() and not problems)
     if state.status == "COMPLETE":
         (folder / PARTIAL).unlink(missing_ok=True)  # of a failed version that lay here
     if record and record.get("status") == "stopped":
@@ -243,29 +229,18 @@ def fetch(
     if not record and state.status == "COMPLETE":
         problems.append(f"{run} left no {manifest.NAME}; its {len(wanted)} files are not verified")
     wrong = VerificationError(f"{'; '.join(problems)}.", f"Everything else is in {folder}.")
-    return _present(run, folder, known.values()), wrong if problems else None
+    return _present(folder, known.values()), wrong if problems else None
 
 
-def _present(run: Run, folder: Path, entries: Iterable[dict[str, Any]]) -> list[LocalFile]:
-    files = [_local(run, folder, entry) for entry in entries]
-    return [file for file in files if file.path.is_file()]
-
-
-def _expanded(folder: Path, origin: Origin) -> Path:
-    try:
-        return Path(destinations.expand(str(folder), origin)).expanduser().absolute()
-    except RuntimeError as failure:
-        raise UserError(f"--to {folder}: {failure}") from failure
+def _present(folder: Path, entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [entry for entry in entries if inside(folder, entry["name"]).is_file()]
 
 
 class _Fetcher:
     """One version's files on their way to one folder."""
 
-    def __init__(
-        self, kernels: Kernels, config: Settings, run: Run, folder: Path, listing: Listing
-    ) -> None:
-        self._kernels, self._config, self._run = kernels, config, run
-        self._folder = folder
+    def __init__(self, kernels: Kernels, run: Run, folder: Path, listing: Listing) -> None:
+        self._kernels, self._run, self._folder = kernels, run, folder
         self._fresh = dict(listing.addresses)
 
     def record(self) -> dict[str, Any] | None:
@@ -277,7 +252,7 @@ class _Fetcher:
             with contextlib.suppress(VerificationError):
                 return manifest.read(path)
             path.unlink()
-        self._download(manifest.NAME, path, None, manifest.read, lambda count: None)
+        self._download(manifest.NAME, path, manifest.read, lambda count: None)
         return manifest.read(path)
 
     def fetch(
@@ -297,7 +272,7 @@ class _Fetcher:
         expected = entry or known or {}
         size, digest = expected.get("size"), expected.get("sha256")
         if path.is_file() and digest and path.stat().st_size == size:
-            if transfer.sha256(path) == digest:
+            if sha256(path) == digest:
                 bar.advance(task, size)
                 return {"name": name, "size": size, "sha256": digest, "verified": entry is not None}
         size, digest = (entry["size"], entry["sha256"]) if entry else (None, None)
@@ -311,26 +286,24 @@ class _Fetcher:
             bar.advance(task, count)
 
         try:
-            self._download(name, path, size, check, advance)
+            self._download(name, path, check, advance)
         except VerificationError:
             self._fresh.pop(name, None)  # once more, from its beginning and a new address
-            self._download(name, path, size, check, advance)
+            self._download(name, path, check, advance)
         return {"name": name, "size": found[0], "sha256": found[1], "verified": entry is not None}
 
     def _download(
         self,
         name: str,
         path: Path,
-        size: int | None,
         check: Callable[[Path], object],
         advance: transfer.Advance,
     ) -> None:
         transfer.download(
             lambda: self._address(name),
             path,
-            self._config,
+            self._kernels.settings,
             label=name,
-            size=size,
             check=check,
             advance=advance,
         )
@@ -349,14 +322,14 @@ def _known(run: Run, folder: Path) -> Iterable[dict[str, Any]]:
     """Entries of an earlier fetch into the same folder."""
     if run.outputs.get("folder") != str(folder):
         return []
-    return [e for e in run.outputs.get("files", []) if inside(folder, e["name"]).is_file()]
+    return _present(folder, run.outputs.get("files", []))
 
 
 def _refuse_foreign(folder: Path, names: Iterable[str], digests: dict[str, str]) -> None:
     """Refuse to replace files that did not come from this run."""
     for name in names:
         path = inside(folder, name)
-        if path.is_file() and transfer.sha256(path) == digests.get(name):
+        if path.is_file() and sha256(path) == digests.get(name):
             continue
         if path.exists():
             raise UserError(
@@ -365,24 +338,13 @@ def _refuse_foreign(folder: Path, names: Iterable[str], digests: dict[str, str])
             )
 
 
-def _local(run: Run, folder: Path, entry: dict[str, Any]) -> LocalFile:
-    return LocalFile(
-        folder / entry["name"],
-        entry["name"],
-        entry["size"],
-        entry["sha256"],
-        bool(entry.get("verified")),
-        run.kernel,
-        run.version,
-    )
+def _output(folder: Path, entry: dict[str, Any]) -> OutputFile:
+    return OutputFile(folder / entry["name"], entry["name"], entry["size"], entry["sha256"])
 
 
-def outgoing(files: Iterable[LocalFile]) -> list[OutputFile]:
-    """Files as a destination takes them."""
-    return [OutputFile(file.path, file.name, file.size, file.sha256) for file in files]
-
-
-def _matching(run: Run, files: list[LocalFile], patterns: Sequence[str]) -> list[LocalFile]:
+def _matching(
+    run: Run, folder: Path, entries: Iterable[dict[str, Any]], patterns: Sequence[str]
+) -> list[OutputFile]:
     """What goes on to a destination: the verified files and the log, or what was asked for of them.
 
     A part goes without ``run.json``: where that lies, the run is complete.
@@ -390,11 +352,11 @@ def _matching(run: Run, files: list[LocalFile], patterns: Sequence[str]) -> list
     if not patterns:
         return verified_files(run)
     going = [
-        file
-        for file in files
-        if (file.verified or file.name == f"{run.slug}.log")
-        and file.name != manifest.NAME
-        and _matches(file.name, patterns)
+        _output(folder, entry)
+        for entry in entries
+        if (entry["verified"] or entry["name"] == f"{run.slug}.log")
+        and entry["name"] != manifest.NAME
+        and _matches(entry["name"], patterns)
     ]
     if not going:
         raise UserError(
@@ -427,7 +389,11 @@ def show_listing(run: Run, listing: Listing, include: Sequence[str], as_json: bo
 
 
 def show_files(
-    run: Run, folder: Path, files: list[LocalFile], deliveries: list[Delivery], as_json: bool
+    run: Run,
+    folder: Path,
+    entries: list[dict[str, Any]],
+    deliveries: list[Delivery],
+    as_json: bool,
 ) -> None:
     """Print what is in the folder now."""
     if as_json:
@@ -435,13 +401,16 @@ def show_files(
         console.print_json(
             {"kernel": run.kernel, "version": run.version, "folder": str(folder)}
             | {"complete": complete}
-            | {"files": [{**vars(file), "path": str(file.path)} for file in files]}
+            | {"files": [{**entry, "path": str(folder / entry["name"])} for entry in entries]}
             | {"uploads": [delivery._asdict() for delivery in deliveries]}
         )
         return
     console.print_table(
         ("file", "bytes", "sha256", "verified"),
-        [(f.name, f"{f.size:,}", f.sha256[:12], "yes" if f.verified else "no") for f in files],
+        [
+            (e["name"], f"{e['size']:,}", e["sha256"][:12], "yes" if e["verified"] else "no")
+            for e in entries
+        ],
         title=f"{run} in {folder}",
     )
     if deliveries:

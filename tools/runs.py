@@ -105,10 +105,9 @@ def record_push(kernel: str, version: int, **facts: Any) -> Run:
     return read(folder)
 
 
-def record_status(run: Run, status: str, failure: str = "", **more: Any) -> Run:
+def record_status(run: Run, status: str, failure: str = "") -> None:
     """Note what a run was seen doing."""
-    _write(run.folder / "status.json", {"status": status, "failure": failure, "at": now(), **more})
-    return read(run.folder)
+    _write(run.folder / "status.json", {"status": status, "failure": failure, "at": now()})
 
 
 def record_outputs(run: Run, **facts: Any) -> Run:

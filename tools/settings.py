@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tools.errors import UserError
-from tools.files import write_whole
+from tools.files import at_home, write_whole
 
 FILE = "tools.toml"
 METADATA = "kernel-metadata.json"
@@ -75,7 +75,7 @@ class Settings:
 
     def data_folder(self, project: Path) -> Path:
         """Where the competition's data is."""
-        return project / Path(self.data).expanduser()
+        return project / at_home(Path(self.data))
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Settings)}

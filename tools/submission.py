@@ -295,11 +295,8 @@ class Submitter:
             RefusedError: Kaggle could not score it.
             DeadlineError: it is not scored yet.
         """
-        try:
+        with console.way_back(f"Submission {entry['ref']} goes on. {self._way_back}"):
             seen = self._wait(entry)
-        except KeyboardInterrupt:
-            console.note(f"\nSubmission {entry['ref']} goes on. {self._way_back}")
-            raise
         entry |= {"status": seen.status, "score": seen.score, "error": seen.error}
         entry["ratio_to_report"] = None if seen.score is None else seen.score / REPORT_SCORE
         runs.record_submission(folder, entry)

@@ -166,20 +166,29 @@ def summarise(name: str, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def draw(curves: dict[str, list[list[tuple[int, float]]]], path: Path) -> None:
-    """Plot RMSE / harmonic against images seen, a line a run and a colour a variant."""
+    """Plot RMSE / harmonic against images seen, a line a run and a colour a variant.
+
+    A second panel shows what lies below the harmonic fill.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure((9, 5.5), layout="constrained")
-    axes = figure.subplots()
-    for number, (name, lines) in enumerate(curves.items()):
-        for index, points in enumerate(lines):
-            label = name if index == 0 else None
-            images, ratios = [p[0] for p in points], [p[1] for p in points]
-            axes.plot(images, ratios, f"C{number}", marker="o", markersize=3, label=label)
-    axes.axhline(1, color="black", linewidth=0.8, linestyle="--", label="harmonic fill")
-    axes.set(xlabel="images seen", ylabel="RMSE over the holes / harmonic fill")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    ratios = [ratio for lines in curves.values() for points in lines for _, ratio in points]
+    lowest = min(ratios, default=1.0)
+    figure = Figure((12, 5.5), layout="constrained")
+    whole, near = figure.subplots(1, 2)
+    near.set_ylim(min(lowest, 1) - 0.003, 1.003)
+    for axes in (whole, near):
+        for number, (name, lines) in enumerate(curves.items()):
+            marker = "osD^v"[number // 10 % 5]  # there are ten colours
+            for points in lines:
+                line = axes.plot(*zip(*points, strict=True), color=f"C{number % 10}")[0]
+                line.set(marker=marker, markersize=4, label=name)
+        axes.axhline(1, color="black", linewidth=0.8, linestyle="--", label="harmonic fill")
+        axes.set(xlabel="images seen")
+        axes.grid(alpha=0.3)
+    whole.set(ylabel="RMSE over the holes / harmonic fill")
+    named = dict(zip(*reversed(whole.get_legend_handles_labels()), strict=True))
+    whole.legend(named.values(), named.keys(), fontsize="small")
     part = path.with_name(f".{path.name}")
     figure.savefig(part, dpi=120, format="png")
     part.replace(path)

@@ -121,19 +121,12 @@ def check_address(url: str, settings: Settings) -> str:
     return url
 
 
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def download(
     address: Callable[[], str],
     target: Path,
     settings: Settings,
     *,
     label: str = "",
-    size: int | None = None,
     check: Callable[[Path], object] = lambda part: None,
     advance: Advance = lambda count: None,
     patience: Patience | None = None,
@@ -148,7 +141,6 @@ def download(
         target: appears when the last byte has been written, never before.
         settings: timeouts and patience.
         label: the name for messages; the target's name if empty.
-        size: bytes the file must have, where that is known.
         check: looks at the bytes before they get the name ``target``, and raises if they are wrong.
         advance: is told the bytes that arrive, and a negative number if they are dropped.
         patience: how long to go on trying without a byte.
@@ -158,7 +150,7 @@ def download(
 
     Raises:
         NetworkError: it did not arrive within the patience.
-        VerificationError: its length is wrong, or what ``check`` raises; nothing is kept.
+        VerificationError: what ``check`` raises; nothing is kept.
         UserError: the disk is full, or the folder cannot be written.
     """
     label = label or target.name
@@ -195,9 +187,6 @@ def download(
                     "What did is kept; the same command goes on from there.",
                 )
     try:
-        length = part.stat().st_size
-        if size is not None and length != size:
-            raise VerificationError(f"{label} has {length} bytes instead of {size}.")
         check(part)
     except VerificationError:
         part.unlink()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tools import console, destinations, runs
 from tools.errors import UserError
-from tools.outputs import outgoing, verified_files
+from tools.outputs import verified_files
 from tools.remote import Origin
 
 
@@ -34,7 +34,7 @@ def upload_run(
         return
     run = runs.find(reference)
     origin = Origin(run.kernel, run.version)
-    files = outgoing(verified_files(run))
+    files = verified_files(run)
     goals = destinations.ready(to, origin, overwrite)
     deliveries = destinations.upload(files, origin, goals, overwrite)
     if as_json:

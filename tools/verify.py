@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tools.errors import VerificationError
-from tools.transfer import sha256
+from tools.files import sha256
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 SIGNATURES = {

@@ -14,15 +14,13 @@ from tools.files import write_whole
 from tools.kaggle_client import Kaggle, NotFoundError
 from tools.kaggle_kernels import Kernels, State
 from tools.runs import Run
-from tools.settings import Settings
 
 UNKNOWN = "UNKNOWN"  # what Kaggle could not be asked
 
 
-def connect() -> tuple[Kernels, Settings]:
-    """A signed-in connection to the kernels, with the project's settings."""
-    config = settings.load()
-    return Kernels(Kaggle(config)), config
+def connect() -> Kernels:
+    """A signed-in connection to the kernels, by the project's settings."""
+    return Kernels(Kaggle(settings.load()))
 
 
 def state_of(kernels: Kernels, run: Run) -> State:
@@ -65,11 +63,11 @@ def refuse_saved_only(run: Run) -> None:
 def show_status(reference: str | None, json: bool) -> None:
     """Print what a run is doing."""
     run = runs.find(reference)
-    kernels, config = connect()
+    kernels = connect()
     state = state_of(kernels, run)
     progress = None
     if state.status == "RUNNING":
-        progress = logs.progress(logs.decode(_so_far(kernels, run, config)))
+        progress = logs.progress(logs.decode(_so_far(kernels, run)))
     if json:
         console.print_json(
             {
@@ -95,10 +93,10 @@ def show_status(reference: str | None, json: bool) -> None:
 def show_log(reference: str | None, follow: bool, json: bool) -> None:
     """Print a run's log, or follow it until the run has ended."""
     run = runs.find(reference)
-    kernels, config = connect()
+    kernels = connect()
     if follow:
-        with _interruptible(run, "logs --follow"):
-            for event in _events(kernels, run, config.poll_seconds):
+        with console.way_back(_goes_on(run, "logs --follow")):
+            for event in _events(kernels, run, kernels.settings.poll_seconds):
                 if json:
                     console.print_json_line(vars(event))
                 else:
@@ -108,7 +106,7 @@ def show_log(reference: str | None, follow: bool, json: bool) -> None:
     state = state_of(kernels, run)
     stored = kernels.log(run.kernel, run.version) if state.ended else ""
     keep_log(run, stored)
-    events = logs.parse(stored) if state.ended else _so_far(kernels, run, config)
+    events = logs.parse(stored) if state.ended else _so_far(kernels, run)
     if json:
         console.print_json([vars(event) for event in events])
     else:
@@ -137,15 +135,15 @@ def _events(
     )
 
 
-def _so_far(kernels: Kernels, run: Run, config: Settings) -> list[logs.Event]:
-    return logs.so_far(kernels, run.kernel, run.version, min(2.0, config.timeout))
+def _so_far(kernels: Kernels, run: Run) -> list[logs.Event]:
+    return logs.so_far(kernels, run.kernel, run.version, min(2.0, kernels.settings.timeout))
 
 
 def wait_for(reference: str | None, hours: float, json: bool) -> None:
     """Wait until a run has ended, and print how."""
     run = runs.find(reference)
-    kernels, config = connect()
-    report(run, wait(kernels, run, config, hours), json)
+    kernels = connect()
+    report(run, wait(kernels, run, hours), json)
 
 
 def report(run: Run, state: State, json: bool) -> None:
@@ -169,7 +167,6 @@ def report(run: Run, state: State, json: bool) -> None:
 def wait(
     kernels: Kernels,
     run: Run,
-    config: Settings,
     hours: float,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
@@ -180,8 +177,8 @@ def wait(
         DeadlineError: it is still going after ``hours``.
         UserError: it was saved without being run.
     """
-    deadline, pause, seen = clock() + hours * 3600, config.poll_seconds, ""
-    with _interruptible(run, "wait"), _progress(kernels, run, config) as told:
+    deadline, pause, seen = clock() + hours * 3600, kernels.settings.poll_seconds, ""
+    with console.way_back(_goes_on(run, "wait")), _progress(kernels, run) as told:
         while True:
             try:
                 state = running(kernels, run)
@@ -192,7 +189,7 @@ def wait(
                     console.note(f"{failure.message} {run} goes on all the same; asking again.")
                 state = State(UNKNOWN)
             if state.status not in (seen, UNKNOWN):
-                pause, seen = config.poll_seconds, state.status
+                pause, seen = kernels.settings.poll_seconds, state.status
                 if not state.ended:
                     told(state.status)
             if state.ended:
@@ -214,7 +211,7 @@ def wait(
 
 
 @contextlib.contextmanager
-def _progress(kernels: Kernels, run: Run, config: Settings) -> Iterator[Callable[[str], None]]:
+def _progress(kernels: Kernels, run: Run) -> Iterator[Callable[[str], None]]:
     """A bar that the kernel's own lines move, read by a thread; gives what shows a new status."""
     ended = threading.Event()
     with console.progress_bar() as bar:
@@ -225,7 +222,7 @@ def _progress(kernels: Kernels, run: Run, config: Settings) -> Iterator[Callable
                 raise InterruptedError
 
         def read() -> None:
-            poll = max(config.poll_seconds, 1.0)
+            poll = max(kernels.settings.poll_seconds, 1.0)
             with contextlib.suppress(Exception):  # the bar is a comfort; the status decides
                 for event in _events(kernels, run, poll, rest):
                     if found := logs.progress(event.text):
@@ -246,14 +243,8 @@ def _progress(kernels: Kernels, run: Run, config: Settings) -> Iterator[Callable
             ended.set()
 
 
-@contextlib.contextmanager
-def _interruptible(run: Run, command: str) -> Iterator[None]:
-    """Turn Ctrl-C into a way back; the run is not touched."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        console.note(f"\n{run} goes on. Come back with: tools {command} {_short(run)}")
-        raise SystemExit(130) from None
+def _goes_on(run: Run, command: str) -> str:
+    return f"{run} goes on. Come back with: tools {command} {_short(run)}"
 
 
 def _short(run: Run) -> str:
