@@ -45,6 +45,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
+os.environ["KERAS_BACKEND"] = "tensorflow"
 
 import absl.logging  # noqa: E402
 import h5py  # noqa: E402
@@ -173,11 +174,11 @@ class Config:
     precision: str = setting("float32", "Of the networks' arithmetic; auto takes what the GPU is "
         "made for, float32 on a CPU.",
         choices=("float32", "auto", "bfloat16", "float16"), session=True)
-    xla: str = setting("auto", "Compile the step with XLA, on several devices its gradients, where "
-        "no batch norm joins them; auto does on a GPU.",
+    xla: str = setting("auto", "Compile the step with XLA, on several devices the parts of it in "
+        "which they do not meet; auto does on a GPU.",
         choices=("auto", "on", "off"), session=True)
     steps_per_call: int = setting(0, "Steps inside one call of the compiled loop; 0: 10 on a GPU, "
-        "1 on a CPU.", low=0, session=True)
+        "fewer with large batches, and 1 on a CPU.", low=0, session=True)
     distribute: str = setting("auto", "Share each step's images among one machine's devices, or "
         "those of all workers that TF_CONFIG names; auto does what is there and divides "
         "batch_size.", choices=("auto", "none", "mirrored", "multiworker"), session=True)
@@ -837,16 +838,21 @@ def draw_boxes(draw: np.random.Generator, pairs: int = 1) -> np.ndarray:
     return np.concatenate([first, others[fits.argmax()] if fits.any() else first])
 
 
+# Coordinates are int64 wherever they are computed with: int32 lives on a GPU's host, and each turn
+# there and back would wait for the device.
+
+
 def hole_mask(boxes: tf.Tensor) -> tf.Tensor:
     """Return 1 in the holes and 0 elsewhere: float32 [n, 256, 256, 1]."""
-    offset = tf.range(SIDE) - boxes[..., None]  # [n, box, axis, pixel]
+    boxes = tf.cast(boxes, tf.int64)
+    offset = tf.range(SIDE, dtype=tf.int64) - boxes[..., None]  # [n, box, axis, pixel]
     inside = (offset >= 0) & (offset < HOLE)
     in_box = inside[:, :, 0, :, None] & inside[:, :, 1, None, :]
     return tf.cast(tf.reduce_any(in_box, 1), tf.float32)[..., None]
 
 
 def hole_pixels(boxes: tf.Tensor) -> tf.Tensor:
-    """Coordinates of every pixel of every hole: int64, which a GPU adds, [n, boxes, 75, 75, 2]."""
+    """Coordinates of every pixel of every hole: int64 [n, boxes, 75, 75, 2]."""
     grid = np.indices((HOLE, HOLE)).transpose(1, 2, 0)
     return tf.cast(boxes, tf.int64)[:, :, None, None, :] + grid
 
@@ -863,7 +869,8 @@ def paste_holes(images: tf.Tensor, boxes: tf.Tensor, values: tf.Tensor) -> tf.Te
     where = tf.concat([tf.broadcast_to(image, tf.shape(pixels[..., :1])), pixels], -1)
 
     def pairs(x: tf.Tensor) -> list[tf.Tensor]:
-        return tf.unstack(tf.reshape(x, [-1, 2, HOLE, HOLE, x.shape[-1]]), axis=1)
+        x = tf.reshape(x, [-1, 2, HOLE, HOLE, x.shape[-1]])
+        return [x[:, 0], x[:, 1]]  # a GPU unstacks no int64
 
     for place, value in zip(pairs(where), pairs(values), strict=True):
         images = tf.tensor_scatter_nd_update(images, place, value)
@@ -875,7 +882,7 @@ def ring_offsets() -> np.ndarray:
     along = np.arange(HOLE)
     before, after = np.full(HOLE, -1), np.full(HOLE, HOLE)
     sides = [(before, along), (after, along), (along, before), (along, after)]
-    return np.concatenate([np.stack(side, -1) for side in sides]).astype(np.int32)
+    return np.concatenate([np.stack(side, -1) for side in sides])
 
 
 @functools.cache
@@ -909,7 +916,7 @@ def ring_operator() -> tf.Tensor:
             vy, vx = vectors[rows], vectors[columns]
             modes = vy.T @ source @ vx / (values[rows][:, None] + values[columns])
             operator[3 * rows + columns] = (vy @ modes @ vx.T).reshape(4 * HOLE, -1).T
-    with tf.init_scope():  # one tensor for all graphs: 60 MB would weigh on each
+    with tf.init_scope():  # one tensor, on the first device, for all graphs: it has 60 MB
         return tf.constant(operator.reshape(-1, 4 * HOLE))
 
 
@@ -918,6 +925,7 @@ def harmonic_fill(images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
 
     The pixels around a hole are the boundary values; the image's edge reflects.
     """
+    boxes = tf.cast(boxes, tf.int64)
     ring_at = boxes[:, :, None, :] + ring_offsets()  # [n, boxes, 300, 2]
     inside = tf.reduce_all((ring_at >= 0) & (ring_at < SIDE), -1, keepdims=True)
     ring = tf.gather_nd(images, tf.clip_by_value(ring_at, 0, SIDE - 1), batch_dims=1)
@@ -938,7 +946,8 @@ def fill_pairs(boxes: tf.Tensor, ring: tf.Tensor) -> tf.Tensor:
     in_other = boxes[:, :, None, :] + ring_offsets() - boxes[:, ::-1, None, :]
     unknown = tf.reduce_all((in_other >= 0) & (in_other < HOLE), -1)  # [n, 2, 300]
     ring = tf.where(unknown[..., None], 0.0, ring)
-    case = tf.where(boxes == 0, 1, tf.where(boxes == LAST, 2, 0))  # [n, 2, axis]
+    hidden = tf.cast(unknown, tf.int64)  # a GPU gathers no bool
+    case = tf.cast(boxes == 0, tf.int64) + 2 * tf.cast(boxes == LAST, tf.int64)  # [n, 2, axis]
 
     joined = tf.where(tf.reduce_any(unknown, [1, 2]))
     ring = tf.cond(
@@ -946,7 +955,7 @@ def fill_pairs(boxes: tf.Tensor, ring: tf.Tensor) -> tf.Tensor:
         lambda: tf.tensor_scatter_nd_add(
             ring,
             joined,
-            _shared_ring(*(tf.gather_nd(x, joined) for x in (ring, unknown, in_other, case))),
+            _shared_ring(*(tf.gather_nd(x, joined) for x in (ring, hidden, in_other, case))),
         ),
         lambda: ring,
     )
@@ -972,7 +981,7 @@ def fill_pairs(boxes: tf.Tensor, ring: tf.Tensor) -> tf.Tensor:
 
 
 def _shared_ring(
-    ring: tf.Tensor, unknown: tf.Tensor, in_other: tf.Tensor, case: tf.Tensor
+    ring: tf.Tensor, hidden: tf.Tensor, in_other: tf.Tensor, case: tf.Tensor
 ) -> tf.Tensor:
     """Values of the ring pixels of each hole that lie in the other one; 0 elsewhere.
 
@@ -980,7 +989,7 @@ def _shared_ring(
     unknown pixels are rows of the first one's: g0 = p0 + C0 g1, g1 = p1 + C1 g0.
     """
     known, coupling = [], []
-    flat = ring_operator()
+    flat, unknown = ring_operator(), hidden > 0
     for box in (0, 1):
         other = 1 - box
         place = tf.clip_by_value(in_other[:, box], 0, HOLE - 1)
@@ -1021,7 +1030,8 @@ def apply_symmetry(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Turn each image and its boxes by its own symmetry, bool [n, 3]."""
     transpose, rows, columns = (symmetry[:, i] for i in range(3))
-    which = tf.reduce_sum(tf.cast(symmetry, tf.int32) * [4, 2, 1], 1)
+    boxes = tf.cast(boxes, tf.int64)
+    which = tf.reduce_sum(tf.cast(symmetry, tf.int64) * [4, 2, 1], 1)
     source = tf.gather(turned_pixels(), which)
     flat = tf.reshape(images, [-1, SIDE * SIDE, images.shape[-1]])
     images = tf.reshape(tf.gather(flat, source, batch_dims=1), tf.shape(images))
@@ -1037,14 +1047,14 @@ def jittered(
 
     ``place`` [n, 2] in [0, 1] says where the crop lies between the first and the last row, column.
     """
-    count = images.shape[0]
+    count = tf.shape(images)[0]
     window = SIDE * SIDE / side - 1  # of the original image, between outer pixel centres
     corner = place * (SIDE - 1 - window)
     frame = tf.concat([corner, corner + window], 1) / (SIDE - 1)
     images = tf.image.crop_and_resize(images, frame, tf.range(count), [SIDE, SIDE])
     centre = tf.cast(boxes, tf.float32) + (HOLE - 1) / 2
     centre = (centre - corner[:, None, :]) * ((SIDE - 1) / window)
-    boxes = tf.cast(tf.round(centre - (HOLE - 1) / 2), tf.int32)
+    boxes = tf.cast(tf.round(centre - (HOLE - 1) / 2), tf.int64)
     return images, tf.clip_by_value(boxes, 0, LAST)
 
 
@@ -1108,10 +1118,9 @@ def draw_noise(seed: tf.Tensor) -> tf.Tensor:
 def training_example(
     config: Config, drawn: Mapping[str, tf.Tensor]
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Make one step's input, mask and target, float32 [n, 256, 256, c], of what was drawn for it.
+    """Make input, mask and target, float32 [n, 256, 256, c], of what was drawn for n images.
 
-    This is part of the step, and so done where the networks are: a GPU gets bytes, and fills and
-    turns whole batches.
+    This is done where the networks are: a GPU gets bytes, and fills and turns them all at once.
     """
     symmetry = drawn["symmetry"]
     if config.flip:
@@ -1133,12 +1142,16 @@ def training_example(
     return *network_input(config, seen, boxes), scale_pixels(config, images)
 
 
+CALL_IMAGES = 512  # take 0.9 GB as inputs, masks and targets
+
+
 def calls(config: Config, first: int, last: int) -> list[tuple[int, int]]:
     """Part steps ``first`` to ``last``, excluding ``last``, into calls of the compiled loop.
 
     A call ends wherever something is logged, validated or saved.
     """
-    most = config.steps_per_call or (10 if tf.config.list_physical_devices("GPU") else 1)
+    many = max(1, min(10, CALL_IMAGES // config.batch_size))
+    most = config.steps_per_call or (many if tf.config.list_physical_devices("GPU") else 1)
     every = (most, config.log_every, config.validate_every, config.checkpoint_every)
     ends = set().union(*(range(first - first % n + n, last, n) for n in every))
     return list(itertools.pairwise([first, *sorted(ends), last])) if first < last else []
@@ -1163,11 +1176,10 @@ def training_batches(
     assert clean is not None
     size = config.batch_size // replicas
     masked_files = MaskedFiles(pictures.photos[0].masked) if config.jpeg else None
-    parts = [
-        (*steps, replica)
-        for steps in calls(config, first, last)
-        for replica in mine or range(replicas)
-    ]
+    spans = calls(config, first, last)
+    parts = [(*span, replica) for span in spans for replica in mine or range(replicas)]
+    lengths = {end - begin for begin, end in spans}
+    length = lengths.pop() if len(lengths) == 1 else None  # TensorFlow plans better with a number
 
     def draw(positions: np.ndarray, places: np.ndarray) -> list[np.ndarray]:
         index = places % count
@@ -1190,7 +1202,7 @@ def training_batches(
         places = shuffled(config.seed, count * len(symmetries), positions)
         drawn = tf.numpy_function(draw, [positions, places], kinds, stateful=False)
         return {
-            name: tf.reshape(values, [part[1] - part[0], size, *example[name].shape])
+            name: tf.reshape(values, [length or part[1] - part[0], size, *example[name].shape])
             for name, values in zip(example, drawn, strict=True)
         }
 
@@ -1505,15 +1517,27 @@ def leads(strategy: tf.distribute.Strategy) -> bool:
 class FusedAdam(keras.optimizers.Adam):
     """Adam whose update passes over a variable once, as TensorFlow's own kernel, not a dozen times.
 
-    At batch 1 the update of the report's 57 million weights is a good part of a step.
+    At batch 1 the update of the report's 57 million weights is a good part of a step. Of several
+    devices each updates its own copy, by gradients that have been added up before: nothing of it
+    needs the others, and XLA may compile it whole.
     """
 
-    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: Any) -> None:
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._iterations.value._aggregation = tf.VariableAggregation.NONE
+
+    def _backend_update_step(
+        self, gradients: list[tf.Tensor], variables: list[Any], learning_rate: Any
+    ) -> None:
+        for gradient, variable in zip(gradients, variables, strict=True):
+            self.update_step(gradient, variable, learning_rate)
+
+    def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: Any) -> None:
         """Update one variable and its moments in place."""
         index = self._get_variable_index(variable)
         step = tf.cast(self.iterations + 1, variable.dtype)
         tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
+            var=variable.value.handle,
             m=self._momentums[index].value.handle,
             v=self._velocities[index].value.handle,
             beta1_power=tf.pow(self.beta_1, step),
@@ -1526,19 +1550,19 @@ class FusedAdam(keras.optimizers.Adam):
         )
 
 
-def orthogonal(matrix: tf.Tensor) -> tf.Tensor:
-    """Bring all singular values of a matrix near 1, between 0.7 and 1.2.
+def orthogonal(matrices: tf.Tensor) -> tf.Tensor:
+    """Bring all singular values of matrices [..., rows, columns] near 1, between 0.7 and 1.2.
 
     Five Newton-Schulz steps with Jordan's coefficients, which half precision bears.
     """
-    if matrix.shape[0] > matrix.shape[1]:
-        return tf.transpose(orthogonal(tf.transpose(matrix)))
-    matrix /= tf.norm(matrix) + 1e-7
-    matrix = tf.cast(matrix, keras.config.dtype_policy().compute_dtype)
+    if matrices.shape[-2] > matrices.shape[-1]:
+        return tf.linalg.matrix_transpose(orthogonal(tf.linalg.matrix_transpose(matrices)))
+    matrices /= tf.norm(matrices, axis=[-2, -1], keepdims=True) + 1e-7
+    matrices = tf.cast(matrices, keras.config.dtype_policy().compute_dtype)
     for _ in range(5):
-        square = tf.matmul(matrix, matrix, transpose_b=True)
-        matrix = 3.4445 * matrix + (2.0315 * square @ square - 4.775 * square) @ matrix
-    return tf.cast(matrix, tf.float32)
+        square = tf.matmul(matrices, matrices, transpose_b=True)
+        matrices = 3.4445 * matrices + (2.0315 * square @ square - 4.775 * square) @ matrices
+    return tf.cast(matrices, tf.float32)
 
 
 def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
@@ -1562,7 +1586,7 @@ class Muon(FusedAdam):
         if self.built:
             return
         keras.optimizers.Optimizer.build(self, variables)
-        self._momentums = self.add_optimizer_variables(variables, "momentum")
+        self._momentums = [self.add_variable_from_reference(v, "momentum") for v in variables]
         self._velocities = [
             self.add_variable_from_reference(v, "velocity") if self._is_adams(v) else None
             for v in variables
@@ -1573,18 +1597,25 @@ class Muon(FusedAdam):
         pixels = len(shape) == 4 and min(shape[-2:]) < 8
         return pixels or len(shape) < 2 or variable.name == "bias"
 
-    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: Any) -> None:
-        """Update one variable and its momentum in place."""
-        index = self._get_variable_index(variable)
-        if self._velocities[index] is not None:
-            super().update_step(gradient, variable, learning_rate)
-            return
-        shape, momentum = variable.shape, self._momentums[index]
-        self.assign(momentum, 0.95 * momentum + gradient)
-        ahead = gradient + 0.95 * momentum  # as Nesterov looks
-        update = orthogonal(tf.reshape(ahead, matrix_shape(shape)))
-        size = 0.2 * max(update.shape) ** 0.5
-        self.assign_sub(variable, learning_rate * size * tf.reshape(update, shape))
+    def _backend_update_step(
+        self, gradients: list[tf.Tensor], variables: list[Any], learning_rate: Any
+    ) -> None:
+        """Update all variables, those of equal shapes together: a GPU waits for single products."""
+        alike: dict[tuple[int, int], list[tuple[Any, tf.Tensor]]] = {}
+        for gradient, variable in zip(gradients, variables, strict=True):
+            index = self._get_variable_index(variable)
+            if self._velocities[index] is not None:
+                self.update_step(gradient, variable, learning_rate)
+                continue
+            momentum, shape = self._momentums[index], matrix_shape(variable.shape)
+            self.assign(momentum, 0.95 * momentum + gradient)
+            ahead = tf.reshape(gradient + 0.95 * momentum, shape)  # as Nesterov looks
+            alike.setdefault(shape, []).append((variable, ahead))
+        for shape, found in alike.items():
+            updates = orthogonal(tf.stack([ahead for _, ahead in found]))
+            rate = learning_rate * 0.2 * max(shape) ** 0.5
+            for (variable, _), update in zip(found, tf.unstack(updates), strict=True):
+                self.assign_sub(variable, rate * tf.reshape(update, variable.shape))
 
     def flops(self) -> int:
         """Operations of one update's matrix products; a multiplication and its addition are two."""
@@ -1614,13 +1645,7 @@ class Pix2Pix:
         keras.config.set_dtype_policy(precision_policy(config))
         with self.strategy.scope():
             self._build(config)
-        compiled = config.xla == "on" or (config.xla == "auto" and bool(gpus()))
-        whole, part = compiled and self.replicas == 1, compiled and self._divisible()
-        self.compiled = "the step" if whole else "the gradients" if part else "nothing"
-        self._replica_step = tf.function(self._train_replica, jit_compile=whole or None)
-        self._replica_gradients = self._gradients
-        if part:
-            self._replica_gradients = tf.function(self._gradients, jit_compile=True)
+        self._compile(config.xla == "on" or (config.xla == "auto" and bool(gpus())))
         self.train_step = tf.function(self._train_step)
         self.train_steps = tf.function(self._train_steps)
         self.forward = tf.function(self._forward, reduce_retracing=True)
@@ -1637,15 +1662,28 @@ class Pix2Pix:
             self.networks["averaged"] = self.averaged = build_generator(config)
             self.averaged.set_weights(self.generator.get_weights())
 
-    def _divisible(self) -> bool:
-        """Whether XLA may compile a replica's gradients apart from the others'.
+    def _compile(self, xla: bool) -> None:
+        """Let XLA compile the step, or of several devices' all parts in which they do not meet.
 
-        Optimisers meet in the middle of an update and batch norm in the middle of a network, which
-        TensorFlow refuses inside of what XLA compiles.
+        They meet to add up their gradients, in batch norm, and on processors to scale a loss.
         """
         layers = [layer for network in self.networks.values() for layer in network.layers]
         norms = any(isinstance(layer, keras.layers.BatchNormalization) for layer in layers)
-        return self.replicas > 1 and not norms
+        scaled = precision_policy(self.config) == "mixed_float16"
+        whole, several = xla and self.replicas == 1, xla and self.replicas > 1
+        parts = {
+            "gradients": several and not norms,
+            "update": several and not (scaled and self.strategy.extended._use_merge_call()),
+        }
+        named = " and ".join(f"the {part}" for part, apart in parts.items() if apart)
+        self.compiled = "the step" if whole else named or "nothing"
+        self._replica_step = tf.function(self._train_replica, jit_compile=whole or None)
+        self._replica_gradients: Any = self._gradients
+        self._replica_update: Any = self._update
+        if parts["gradients"]:
+            self._replica_gradients = tf.function(self._gradients, jit_compile=True)
+        if parts["update"]:
+            self._replica_update = tf.function(self._update, jit_compile=True)
 
     def _optimizer(self, network: keras.Model) -> keras.optimizers.Optimizer:
         config = self.config
@@ -1669,14 +1707,18 @@ class Pix2Pix:
     def _train_steps(self, drawn: Mapping[str, Any]) -> tf.Tensor:
         """Train on the steps of one call of ``training_batches``; return losses [steps, kinds]."""
 
-        def example(step: tf.Tensor, drawn: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            return training_example(self.config, {name: x[step] for name, x in drawn.items()})
+        def examples(drawn: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
+            size = drawn["photo"].shape[1]
+            images = {name: tf.reshape(x, [-1, *x.shape[2:]]) for name, x in drawn.items()}
+            made = training_example(self.config, images)
+            return tuple(tf.reshape(x, [-1, size, *x.shape[1:]]) for x in made)
 
-        photos = self.strategy.experimental_local_results(drawn["photo"])[0]
-        steps = tf.shape(photos)[0]
+        # All at once and before the loop, in which they would come to a GPU anew at each step.
+        made = self.strategy.run(examples, (drawn,))
+        steps = tf.shape(self.strategy.experimental_local_results(made[0])[0])[0]
         losses = tf.TensorArray(tf.float32, steps, element_shape=[len(LOSSES)])
         for step in tf.range(steps):
-            batch = self.strategy.run(example, (step, drawn))
+            batch = self.strategy.run(lambda step, made: tuple(x[step] for x in made), (step, made))
             losses = losses.write(step, self._train_step(*batch))
         return losses.stack()
 
@@ -1687,15 +1729,24 @@ class Pix2Pix:
 
     def _train_replica(self, seen: tf.Tensor, mask: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
         losses, gradients = self._replica_gradients(seen, mask, target)
+        if self.replicas > 1:
+            context = tf.distribute.get_replica_context()
+            gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        self._replica_update(gradients)
+        return losses
+
+    def _update(self, gradients: dict[str, list[tf.Tensor]]) -> None:
+        """Update all networks by the gradients of the whole batch."""
         for name, optimizer in self.optimizers.items():
             self._apply(optimizer, gradients[name], self.networks[name].trainable_variables)
         if self.config.ema:
             # The average starts short, so that it does not remember the first weights.
-            done = tf.cast(self.optimizers["generator"].iterations, tf.float32)
+            optimizer = self.optimizers["generator"]
+            steps = getattr(optimizer, "inner_optimizer", optimizer).iterations
+            done = tf.cast(steps, tf.float32)
             keep = tf.minimum(self.config.ema, (1 + done) / (10 + done))
             for mean, last in zip(self.averaged.weights, self.generator.weights, strict=True):
                 mean.assign(keep * mean + (1 - keep) * last)
-        return losses
 
     def _gradients(
         self, seen: tf.Tensor, mask: tf.Tensor, target: tf.Tensor
@@ -1730,16 +1781,11 @@ class Pix2Pix:
     def _apply(
         self, optimizer: keras.optimizers.Optimizer, gradients: list[Any], variables: list[Any]
     ) -> None:
-        """Apply gradients, which the optimiser adds up over the replicas, after clipping them."""
-        scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-        if self.replicas > 1 and (self.config.clip_norm or scaled):
-            # All must clip alike, and skip alike a step that overflows on one of them.
-            context = tf.distribute.get_replica_context()
-            gradients = context.all_reduce(tf.distribute.ReduceOp.MEAN, gradients)
+        """Apply gradients after clipping them."""
         if self.config.clip_norm:
             largest = optimizer.scale_loss(tf.constant(self.config.clip_norm))
-            norm = self.replicas * tf.linalg.global_norm(gradients)
-            gradients = [g * tf.minimum(1.0, largest / (norm + 1e-12)) for g in gradients]
+            share = tf.minimum(1.0, largest / (tf.linalg.global_norm(gradients) + 1e-12))
+            gradients = [g * share for g in gradients]
         optimizer.apply(gradients, variables)
 
     def total(self, value: float) -> float:
@@ -2450,7 +2496,7 @@ class Training:
         batches = iter(self.strategy.distribute_datasets_from_function(self._batches))
         self.began = time.monotonic() - progress.seconds
         train_steps = self.model.train_steps
-        train_steps.get_concrete_function(batches.element_spec)  # so that no step times it
+        train_steps.get_concrete_function(batches.element_spec)  # XLA compiles in the first call
         self.interval, trace = Interval(config), Trace(config, self.out, progress.step)
         stopping = self.model.total(bool(stop)) > 0
         for _, done in calls(config, progress.step, config.steps):
@@ -2491,7 +2537,7 @@ class Training:
     def _log(self) -> None:
         config, progress = self.config, self.progress
         progress.seconds = time.monotonic() - self.began
-        losses, speed, share = self.interval.close()  # the only place that waits for the device
+        losses, speed, share = self.interval.close()  # waits for the device
         check_finite(losses, progress.step, self.checkpoint)
         if not self.leading:
             return
@@ -2532,17 +2578,17 @@ class Trace:
     """Traces some steps for TensorBoard's profiler, after ten which are still warming up."""
 
     def __init__(self, config: Config, out: Path, first: int) -> None:
-        self.folder = out / "tensorboard"
-        self.begin, self.end = first + 10, first + 10 + config.profile
+        self.folder, self.steps = out / "tensorboard", config.profile
+        self.begin, self.end = first + 10, 0
         self.running = False
 
     def before(self, step: int) -> None:
-        """Start or stop before a step."""
-        if not self.running and self.begin <= step < self.end:
-            tf.profiler.experimental.start(str(self.folder))
-            self.running = True
-        elif self.running and step >= self.end:
+        """Start or stop before a call's first step; what is traced are whole calls."""
+        if self.running and step >= self.end:
             self.close()
+        elif self.steps and not self.end and step >= self.begin:
+            tf.profiler.experimental.start(str(self.folder))
+            self.running, self.end = True, step + self.steps
 
     def close(self) -> None:
         """Write the trace, if one is running."""
@@ -2837,6 +2883,8 @@ def in_one_line(failure: tf.errors.OpError) -> str:
         if "No space left" in failure.message:
             return "the disk is full: make room; the last checkpoint is whole."
         return "out of memory: lower batch_size or width; the last checkpoint is whole."
+    if re.search(r"XLA|libdevice|ptxas", failure.message):
+        return f"XLA failed ({first}): give --xla off."
     if cluster_size() > 1 and isinstance(failure, LOST_WORKER):
         return (
             f"a worker of the cluster is gone ({first}): start all of them again; training goes "

@@ -9,7 +9,9 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import PROJECT
+from tensorflow.python.framework import kernels
 from test_kernel_training import TINY, command, result_of, rows_of
 
 TWO_DEVICES = """
@@ -63,7 +65,7 @@ def run_on_one(python, sample):
 def test_two_devices_give_the_losses_of_one(run_on_two, run_on_one, tmp_path, preset):
     done = run_on_two(tmp_path / "two", *preset, *FLAGS, "--steps-per-call", 3, "--log-every", 2)
     assert done.returncode == 0, done.stderr
-    assert ("XLA compiles the gradients" in done.stdout) is ("--xla" in preset)
+    assert ("XLA compiles the gradients and the update" in done.stdout) is ("--xla" in preset)
     assert "devices sharing a step: 2" in done.stdout
     assert "devices sharing a step: 1" in run_on_one(tmp_path / "one", *preset, *FLAGS)
     losses = [
@@ -94,13 +96,14 @@ for clip in (0.0, 1.0):
         model = model_of(precision="float16", clip_norm=clip, warmup=0)
         optimizer = model.optimizers["generator"]
         variables = model.generator.trainable_variables
-        def update():
+        def gradients(*batch):
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
             wrong = tf.where(tf.equal(replica, 1), bad, 1.0)
-            model._apply(optimizer, [wrong * tf.ones(v.shape) for v in variables], variables)
+            return tf.zeros([5]), {"generator": [wrong * tf.ones(v.shape) for v in variables]}
+        model._replica_gradients = gradients
         before = [v.numpy() for v in variables]
         scale = float(optimizer.dynamic_scale.numpy())
-        tf.function(lambda: model.strategy.run(update))()
+        tf.function(lambda: model.strategy.run(model._train_replica, (0, 0, 0)))()
         for old, variable in zip(before, variables):
             assert np.array_equal(old, variable.numpy()), (clip, bad, variable.path)
         assert float(optimizer.dynamic_scale.numpy()) == scale / 2
@@ -327,3 +330,39 @@ def test_a_run_goes_on_in_another_precision(run_kernel, sample, tmp_path, first,
         assert (code, error) == (0, "")
     assert "resumed at step 2" in out
     assert [int(row["step"]) for row in rows_of(tmp_path)] == [1, 2, 3, 4]
+
+
+def has_gpu_kernel(operation):
+    """Whether TensorFlow's build has a kernel for an operation of these types on a GPU."""
+    types = operation.node_def.attr
+    return any(
+        kernel.device_type in ("GPU", "DEFAULT")
+        and all(
+            types[limit.name].type in limit.allowed_values.list.type
+            for limit in kernel.constraint
+            if limit.name in types and limit.allowed_values.list.type
+        )
+        for kernel in kernels.get_registered_kernels_for_op(operation.type).kernel
+    )
+
+
+@pytest.mark.skipif(not tf.test.is_built_with_cuda(), reason="TensorFlow knows no GPU here")
+@pytest.mark.parametrize("preset", ["report", "best"])
+def test_every_operation_that_makes_an_example_has_a_kernel_on_a_gpu(pix2pix, sample, preset):
+    config = pix2pix.make_config({"preset": preset, "data": str(sample)})
+    photos = pix2pix.load_dataset(config).training
+    drawn = next(iter(pix2pix.training_batches(config, photos, 0, 1)))
+    one = {name: tf.TensorSpec([None, *x.shape[2:]], x.dtype) for name, x in drawn.items()}
+    made = tf.function(lambda drawn: pix2pix.training_example(config, drawn))
+    graph = made.get_concrete_function(one).graph
+    branches = [graph._get_function(name).graph for name in graph._functions]
+    found = [operation for each in (graph, *branches) for operation in each.get_operations()]
+    assert len(found) > 100
+    calls = {"Placeholder", "If", "StatelessIf", "While", "StatelessWhile"}
+    missing = {op.type for op in found if op.type not in calls and not has_gpu_kernel(op)}
+    assert missing == set()
+
+
+def test_a_failure_of_xla_says_what_to_do_about_it(pix2pix):
+    failure = tf.errors.InternalError(None, None, "libdevice not found at ./libdevice.10.bc")
+    assert "--xla off" in pix2pix.in_one_line(failure)
