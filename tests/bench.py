@@ -1,4 +1,4 @@
-"""Every speed figure of the README: ``make bench`` prints one table and writes ``bench.json``.
+"""Every speed figure of docs/speed.md: ``make bench`` prints them and writes ``bench.json``.
 
 Two things that are compared run in turn in the same process; a ratio is the median of the ratios
 of the pairs.
@@ -383,7 +383,7 @@ def main() -> None:
                 flush=True,
             )
     about = {"machine": pix2pix.describe_machine(), "processor": platform.processor()}
-    path = PROJECT / "runs" / "bench.json"
+    path = PROJECT / "runs" / f"{'-'.join(['bench', *sys.argv[1:]])}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(about | {"versions": pix2pix.versions(), "rows": rows}, indent=2))
     print(f"written to {path.relative_to(PROJECT)}")
