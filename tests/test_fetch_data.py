@@ -214,3 +214,12 @@ def test_data_of_another_competition_is_fetched_with_a_note(fetch, project, serv
 def test_a_folder_that_cannot_be_written_exits_1(fetch, project):
     (project / "data").write_text("a file")
     failed(1, fetch(), f"{project}/data")
+
+
+def test_a_file_in_the_place_of_the_folder_is_left_alone(tools, project, server):
+    (project / "mine.csv").write_text("mine")
+    done = tools("fetch-data", "--to", "mine.csv")
+    assert done.code == 1
+    assert "mine.csv is a file. Name a folder with --to." in done.err
+    assert (project / "mine.csv").read_text() == "mine"
+    assert server.calls == []

@@ -26,6 +26,28 @@ SETTING = "Any setting of the kernel; `kernel/pix2pix.py --help` lists them. May
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
+KEEPS = "gs://bucket/prefix or drive:FOLDER_ID/path, with {slug} and {version}; may be repeated."
+
+Reference = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[RUN]", help="v3, slug/v3 or owner/slug/v3.", show_default="the newest run"
+    ),
+]
+
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="The competition's data, if it is not where fetch-data put it.",
+    ),
+]
+ScoreTimeout = Annotated[
+    float,
+    typer.Option(min=0, metavar="MINUTES", help="To wait for a score; the submission goes on."),
+]
+
 
 def main() -> None:
     """Run the command line; a failure is one line on stderr and an exit code."""
@@ -49,6 +71,22 @@ def main() -> None:
 @app.callback()
 def root() -> None:
     """Train an image-inpainting Pix2Pix on a Kaggle GPU from a laptop, and submit it."""
+
+
+@app.command()
+def doctor(
+    to: Annotated[
+        list[str] | None, typer.Option(help=f"See whether uploads would work: {KEEPS}")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Check what a push, a submission and training here need; say what to do about each.
+
+    Example: tools doctor --to gs://team-models
+    """
+    from tools.doctor import diagnose
+
+    diagnose(to or [], json)
 
 
 @app.command("make-dataset")
@@ -136,14 +174,42 @@ def sweep(
     run_sweep(data, set_ or [], change or [], seeds, budget, limit, name, json)
 
 
-KEEPS = "gs://bucket/prefix or drive:FOLDER_ID/path, with {slug} and {version}; may be repeated."
+@app.command("fetch-data")
+def fetch_data(
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where to put it; becomes the setting `data`, which is `data` at first.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Fetch the competition's files that this folder lacks, and unpack them safely.
 
-Reference = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="[RUN]", help="v3, slug/v3 or owner/slug/v3.", show_default="the newest run"
-    ),
-]
+    Example: tools fetch-data --to ~/photo-reconstruction
+    """
+    from tools import competition_data
+
+    competition_data.run(to, json)
+
+
+@app.command()
+def probe(
+    data: Data = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Submit without asking.")] = False,
+    timeout: ScoreTimeout = 30,
+    json: Json = False,
+) -> None:
+    """Find the truth's channel order and value scale by submitting the harmonic fill in each.
+
+    Takes four submissions, on as many days as it needs. The best becomes the project's setting.
+
+    Example: tools probe --yes
+    """
+    from tools import probe
+
+    probe.run(data, yes, timeout, json)
 
 
 @app.command("push-kernel")
@@ -200,23 +266,6 @@ def status(run: Reference = None, json: Json = False) -> None:
 
 
 @app.command()
-def logs(
-    run: Reference = None,
-    follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Until the run has ended.")
-    ] = False,
-    json: Json = False,
-) -> None:
-    """Print a run's log.
-
-    Example: tools logs --follow
-    """
-    from tools.watch import show_log
-
-    show_log(run, follow, json)
-
-
-@app.command()
 def wait(
     run: Reference = None,
     timeout: Annotated[
@@ -231,6 +280,23 @@ def wait(
     from tools.watch import wait_for
 
     wait_for(run, timeout, json)
+
+
+@app.command()
+def logs(
+    run: Reference = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Until the run has ended.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Print a run's log.
+
+    Example: tools logs --follow
+    """
+    from tools.watch import show_log
+
+    show_log(run, follow, json)
 
 
 @app.command("fetch-outputs")
@@ -261,6 +327,41 @@ def fetch_outputs(
     from tools.outputs import fetch_outputs
 
     fetch_outputs(run, to or [], include or [], logs_only, list_, overwrite, json)
+
+
+@app.command()
+def submit(
+    message: Annotated[
+        str, typer.Option("--message", "-m", help="What to remember this submission by.")
+    ],
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[RUN|FILE]",
+            help="What a run wrote, or a .csv or .csv.gz.",
+            show_default="the newest run",
+        ),
+    ] = None,
+    data: Data = None,
+    code: Annotated[
+        bool,
+        typer.Option("--code", help="Let Kaggle take the file from the run; nothing is uploaded."),
+    ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Submit even what was submitted before.")
+    ] = False,
+    timeout: ScoreTimeout = 30,
+    json: Json = False,
+) -> None:
+    """Check a submission, submit it once, and wait for its score.
+
+    Run again after an interruption, it waits on and submits nothing twice.
+
+    Example: tools submit --message "best, 5,000 steps"
+    """
+    from tools import submission
+
+    submission.run(what, message, data, code, again, timeout, json)
 
 
 @app.command()
@@ -312,106 +413,3 @@ def runs(json: Json = False) -> None:
     from tools.history import show_runs
 
     show_runs(json)
-
-
-@app.command()
-def doctor(
-    to: Annotated[
-        list[str] | None, typer.Option(help=f"See whether uploads would work: {KEEPS}")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Check credentials, client, quota, metadata, disk and destinations; say what to do about each.
-
-    Example: tools doctor --to gs://team-models
-    """
-    from tools.doctor import diagnose
-
-    diagnose(to or [], json)
-
-
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        metavar="DIR",
-        help="The competition's data, if it is not where fetch-data put it.",
-    ),
-]
-ScoreTimeout = Annotated[
-    float,
-    typer.Option(min=0, metavar="MINUTES", help="To wait for a score; the submission goes on."),
-]
-
-
-@app.command("fetch-data")
-def fetch_data(
-    to: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Where to put it; becomes the setting `data`, which is `data` at first.",
-        ),
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Fetch the competition's files that this folder lacks, and unpack them safely.
-
-    Example: tools fetch-data --to ~/photo-reconstruction
-    """
-    from tools import competition_data
-
-    competition_data.run(to, json)
-
-
-@app.command()
-def submit(
-    message: Annotated[
-        str, typer.Option("--message", "-m", help="What to remember this submission by.")
-    ],
-    what: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[RUN|FILE]",
-            help="What a run wrote, or a .csv or .csv.gz.",
-            show_default="the newest run",
-        ),
-    ] = None,
-    data: Data = None,
-    code: Annotated[
-        bool,
-        typer.Option("--code", help="Let Kaggle take the file from the run; nothing is uploaded."),
-    ] = False,
-    again: Annotated[
-        bool, typer.Option("--again", help="Submit even what was submitted before.")
-    ] = False,
-    timeout: ScoreTimeout = 30,
-    json: Json = False,
-) -> None:
-    """Check a submission, submit it once, and wait for its score.
-
-    Run again after an interruption, it waits on and submits nothing twice.
-
-    Example: tools submit --message "best, 5,000 steps"
-    """
-    from tools import submission
-
-    submission.run(what, message, data, code, again, timeout, json)
-
-
-@app.command()
-def probe(
-    data: Data = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Submit without asking.")] = False,
-    timeout: ScoreTimeout = 30,
-    json: Json = False,
-) -> None:
-    """Find the truth's channel order and value scale by submitting the harmonic fill in each.
-
-    Takes four submissions, on as many days as it needs. The best becomes the project's setting.
-
-    Example: tools probe --yes
-    """
-    from tools import probe
-
-    probe.run(data, yes, timeout, json)

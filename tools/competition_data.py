@@ -33,6 +33,8 @@ def run(to: Path | None, as_json: bool) -> None:
     usual = chosen.data_folder(project)
     folder = to if to is not None else usual
     competition = chosen.required_competition()
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file.", "Name a folder with --to.")
     kaggle = Competitions(Kaggle(chosen))
     with alone(project / "runs" / "fetch-data.lock", "another `tools fetch-data` goes on: waiting"):
         fetched = fetch(lambda: kaggle.data_address(competition), folder, chosen)
