@@ -265,7 +265,7 @@ BEST: dict[str, Any] = {
     "lambda_gan": 0.0,
     "lambda_l1": 0.0,
     "lambda_l2": 1.0,
-    "steps": 5000,
+    "steps": 12_500,
     "batch_size": 16,
     "optimizer": "muon",
     "learning_rate": 3e-3,

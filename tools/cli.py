@@ -357,7 +357,7 @@ def submit(
 
     Run again after an interruption, it waits on and submits nothing twice.
 
-    Example: tools submit --message "best, 5,000 steps"
+    Example: tools submit --message "best"
     """
     from tools import submission
 
