@@ -131,10 +131,12 @@ def test_a_folder_that_is_there_is_never_overwritten(python, photos, tmp_path):
     [
         ((), 2, "Missing argument"),
         (("one",), 2, "PHOTOS and OUT"),
+        (("nowhere", "out"), 1, "There is no folder nowhere."),
         (("empty", "out"), 1, "has no subfolders"),
     ],
 )
 def test_wrong_usage_says_what_is_right(python, tmp_path, arguments, code, words):
+    (tmp_path / "empty").mkdir()
     done = tools(python, "make-dataset", *arguments, cwd=tmp_path)
     assert done.returncode == code
     assert words in done.stderr
