@@ -31,6 +31,10 @@ def test_the_help_of_every_command_ends_with_an_example(command):
     assert 10 < len(words[0]) < 100
 
 
+def test_codes_of_emoji_stay_what_they_are(tools, project):
+    assert tools("make-dataset", "id:x:5", "out").err == "error: There is no folder id:x:5.\n"
+
+
 def test_every_command_stands_in_the_readme():
     readme = (PROJECT / "README.md").read_text(encoding="utf-8")
     names = [command.name or command.callback.__name__ for command in app.registered_commands]

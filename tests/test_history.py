@@ -14,7 +14,8 @@ def test_runs_stand_newest_first_with_what_they_changed_and_scored(tools, projec
     config = {"preset": "report", "predictor": "model", "steps": 10, "flip": True}
     first = runs.record_push(KERNEL, 1, config=config, set={"steps": 10})
     runs.record_status(first, "ERROR", "out of memory")
-    second = runs.record_push(KERNEL, 2, config=config | {"steps": 20})
+    ours = {"time_budget": 3.75, "resume_from": "/kaggle/input"}
+    second = runs.record_push(KERNEL, 2, config=config | {"steps": 20} | ours)
     runs.record_status(second, "COMPLETE")
     metrics = {"hole_rmse": {"model": 0.14154}, "ratio_to_harmonic": {"model": 0.91234}}
     runs.record_outputs(

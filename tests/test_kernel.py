@@ -252,6 +252,16 @@ def test_resuming_keeps_the_settings_that_training_began_with(tools, server, pro
     assert "steps" not in runs.find(f"{KERNEL}/v5").push["overrides"]
 
 
+def test_resuming_what_has_done_all_its_steps_takes_more_of_them(tools, server, project):
+    server.add_version(KERNEL, states=["COMPLETE"], outputs={"checkpoint.npz": b"PK\x03\x04"})
+    runs.record_outputs(runs.record_push(KERNEL, 1), ended="complete", steps=10)
+    done = tools("push-kernel", "--resume")
+    assert done.code == 1
+    assert f"{KERNEL} v1 has done all its 10 steps. Go on with more: --set steps" in done.err
+    assert server.called("SaveKernel") == []
+    assert tools("push-kernel", "--resume", "--set", "steps=20").code == 0
+
+
 def test_resuming_without_a_checkpoint_is_a_mistake(tools, server, project):
     server.add_version(KERNEL, states=["ERROR"], outputs={"training_log.csv": b"1"})
     done = tools("push-kernel", "--resume")

@@ -346,7 +346,7 @@ def has_gpu_kernel(operation):
     )
 
 
-@pytest.mark.skipif(not tf.test.is_built_with_cuda(), reason="TensorFlow knows no GPU here")
+@pytest.mark.skipif(not tf.test.is_built_with_cuda(), reason="this build registers no GPU kernels")
 @pytest.mark.parametrize("preset", ["report", "best"])
 def test_every_operation_that_makes_an_example_has_a_kernel_on_a_gpu(pix2pix, sample, preset):
     config = pix2pix.make_config({"preset": preset, "data": str(sample)})

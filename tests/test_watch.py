@@ -249,6 +249,13 @@ def test_the_log_of_a_running_run_is_what_it_has_written(tools, version, server,
     assert not (runs.find().folder / "log.txt").exists()
 
 
+def test_a_log_that_does_not_begin_is_asked_for_once(tools, version, server, impatient):
+    version.states = ["RUNNING"]
+    server.faults["logs"] = [Hang()] * 9
+    assert tools("logs").code == 0
+    assert len(server.called("logs")) == 1
+
+
 def test_an_empty_log_is_told(tools, version, server, impatient):
     server.faults["logs"] = [Hang(0)]
     version.events.clear()

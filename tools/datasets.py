@@ -42,12 +42,12 @@ def from_folder(photos: Path) -> dict[str, list[tuple[str, Source]]]:
     Raises:
         UserError: where there is no such subfolder.
     """
+    if not photos.is_dir():
+        raise UserError(f"There is no folder {photos}.")
     classes: dict[str, list[tuple[str, Source]]] = {}
     for folder in sorted(p for p in photos.glob("*") if p.is_dir() and p.name[0] != "."):
         files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
         classes[folder.name] = [(str(p), partial(central_square, p)) for p in files]
-    if not photos.is_dir():
-        raise UserError(f"There is no folder {photos}.")
     if not classes:
         raise UserError(f"{photos} has no subfolders.", "Give a folder with one subfolder a class.")
     return classes

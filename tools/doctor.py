@@ -31,12 +31,12 @@ class Finding:
 
 def examine(to: Sequence[str] = ()) -> Iterator[Finding]:
     """Do every check; one that fails does not keep the others from being done."""
-    yield _try("kaggle client", _client_version)
+    yield _try("kaggle client", partial(_installed, "kaggle", "kagglesdk", "six"))
     yield _try("project", lambda: str(settings.project_folder()))
     yield _try("settings", _settings)
     yield _try("metadata", _metadata)
     yield _try("disk", _disk)
-    yield _try("training here", _training, missing=None)
+    yield _try("training here", partial(_installed, "tensorflow", "keras"), missing=None)
     yield _try("data", _data, missing=None)
     yield from _service()
     for address in to:
@@ -62,14 +62,6 @@ def _try(check: str, look: Callable[[], str], missing: bool | None = False) -> F
         return Finding(check, True, look())
     except ToolsError as failure:
         return Finding(check, missing, str(failure))
-
-
-def _client_version() -> str:
-    return _installed("kaggle", "kagglesdk", "six")
-
-
-def _training() -> str:
-    return _installed("tensorflow", "keras")
 
 
 def _installed(*names: str) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 from tools import console, datasets, runs
 from tools.errors import RunFailedError, UserError
 from tools.render import parse_settings
-from tools.settings import load
+from tools.settings import load, project_folder
 
 SCRIPT = Path("kernel/pix2pix.py")
 FOLDER = Path("dry-run")
@@ -53,7 +53,7 @@ def kernel_script() -> Path:
     Raises:
         UserError: it is not there.
     """
-    script = runs.root().parent / SCRIPT
+    script = project_folder() / SCRIPT
     if not script.is_file():
         raise UserError(f"There is no {script}.", "Change to the project's folder.")
     return script

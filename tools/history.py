@@ -29,7 +29,7 @@ def show_runs(json: bool) -> None:
                 _figure(row["hole_rmse"], 4),
                 _figure(row["ratio_to_harmonic"], 3),
                 _figure(row["leaderboard"], 5),
-                "; ".join(filter(None, (row["status"], row["outputs"], spelled(row["config"])))),
+                _words(row),
             )
             for row in rows
         ],
@@ -37,9 +37,9 @@ def show_runs(json: bool) -> None:
     )
 
 
-def spelled(config: dict[str, Any]) -> str:
-    """Settings as one line."""
-    return ", ".join(f"{name}={value}" for name, value in config.items())
+def _words(row: dict[str, Any]) -> str:
+    changed = ", ".join(f"{name}={value}" for name, value in row["config"].items())
+    return "; ".join(filter(None, (row["status"], row["outputs"], changed)))
 
 
 def _before(run: Run, found: list[Run]) -> Run | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tools import console, datasets, runs
-from tools.dry_run import kernel_script, run_kernel
+from tools.dry_run import run_kernel
 from tools.errors import UserError
 from tools.files import alone, write_whole
 from tools.render import parse_settings
@@ -238,7 +238,6 @@ def run_sweep(
     combinations += changed(combinations[0], changes)
     refuse_own(combinations)
     common = shared(combinations)
-    kernel_script()
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
         raise UserError(f"--name {name!r} is no folder name.", "Use letters, digits, - and _.")
     if data is None:
