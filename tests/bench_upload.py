@@ -83,7 +83,7 @@ def measured(way: str, address: str, path: Path, **server: str) -> dict[str, flo
 @contextlib.contextmanager
 def drive_server() -> Iterator[str]:
     """The Drive of the tests, in a process of its own."""
-    from tests.peers.gcs import free_port
+    from tests.ports import free_port
 
     port = free_port()
     command = [sys.executable, str(PROJECT / "tests" / "peers" / "drive.py"), str(port)]
@@ -109,7 +109,8 @@ def random_file(path: Path, megabytes: int) -> Path:
 
 def upload() -> Iterator[Row]:
     """One row a service."""
-    from tests.peers.gcs import fake_gcs_server, free_port, new_bucket
+    from tests.peers.gcs import fake_gcs_server, new_bucket
+    from tests.ports import free_port
 
     with tempfile.TemporaryDirectory() as folder:
         path = random_file(Path(folder) / "generator.h5", MEGABYTES)

@@ -195,7 +195,8 @@ def drive(monkeypatch, quick):
 @pytest.fixture(scope="session")
 def fake_gcs():
     """The address of a Cloud Storage server; each test takes a bucket of its own."""
-    from tests.peers.gcs import fake_gcs_server, free_port
+    from tests.peers.gcs import fake_gcs_server
+    from tests.ports import free_port
 
     with fake_gcs_server(free_port()) as url:
         yield url

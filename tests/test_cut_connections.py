@@ -4,7 +4,8 @@ import pytest
 
 from tests.peers.cutting_proxy import CuttingProxy
 from tests.peers.drive import DriveServer
-from tests.peers.gcs import fake_gcs_server, free_port, new_bucket
+from tests.peers.gcs import fake_gcs_server, new_bucket
+from tests.ports import free_port
 from tools.destinations import ready, upload
 from tools.remote import Origin
 

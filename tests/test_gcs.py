@@ -6,7 +6,8 @@ import google.cloud.storage.blob
 import pytest
 
 from tests.peers.cutting_proxy import CuttingProxy
-from tests.peers.gcs import free_port, gcp_storage_emulator, new_bucket
+from tests.peers.gcs import gcp_storage_emulator, new_bucket
+from tests.ports import free_port
 from tools.destinations import check, connect, deliver, ready, upload
 from tools.errors import NetworkError, RefusedError, SignInError, UserError, VerificationError
 from tools.remote import Origin

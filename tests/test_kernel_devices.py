@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 
@@ -13,6 +12,8 @@ import tensorflow as tf
 from conftest import PROJECT
 from tensorflow.python.framework import kernels
 from test_kernel_training import TINY, command, result_of, rows_of
+
+from tests.ports import free_port
 
 TWO_DEVICES = """
 import sys
@@ -147,21 +148,13 @@ def test_a_run_on_two_devices_goes_on_where_it_stopped(run_on_two, tmp_path):
 # A cluster
 
 
-def free_ports(count):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
 @pytest.fixture
 def start_cluster(python, sample, tmp_path):
     """Start two worker processes that share a training; each one's output goes to its log."""
     started = []
 
     def start(outs, *flags, data=(sample, sample)):
-        addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+        addresses = [f"127.0.0.1:{port}" for port in (free_port(), free_port())]
         processes = []
         for index, out in enumerate(outs):
             task = {"type": "worker", "index": index}

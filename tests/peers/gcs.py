@@ -19,11 +19,7 @@ from gcp_storage_emulator.server import create_server
 from google.cloud import storage
 
 from tests.peers.tunnel import tunnel, write_certificate
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
+from tests.ports import free_port
 
 
 @contextlib.contextmanager
