@@ -107,9 +107,9 @@ class Config:
     seed: int = setting(0, "Seed of everything random.", low=0, high=2**32 - 1)
     require_gpu: bool = setting(False, "Stop at once where there is no GPU.", session=True)
     # Data
-    limit: int = setting(0, "Images a class to use; 0 means all.", low=0)
+    limit: int = setting(0, "Images per class to use; 0 means all.", low=0)
     split_seed: int = setting(0, "Seed of which images are held out.", low=0)
-    validation_per_class: int = setting(50, "Images a class to hold out, a fifth at most.", low=1)
+    validation_per_class: int = setting(50, "Images per class to hold out, a fifth at most.", low=1)
     max_bad_fraction: float = setting(0.01, "Share of unusable training images past which the run "
         "stops.", low=0, high=1, session=True)
     augmentation: str = setting("five", "Fixed copies of each image: itself; with its rotations "
@@ -241,9 +241,10 @@ class Config:
                 "leave at least one of them at the last level."
             )
 
-    def run_settings(self) -> dict[str, Any]:
-        """Return what makes this run the run it is, without what a session may change."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if not f.metadata["session"]}
+    def settings(self, session: bool) -> dict[str, Any]:
+        """Return what each session may change, or what makes the run the run it is."""
+        chosen = (f.name for f in fields(self) if f.metadata["session"] == session)
+        return {name: getattr(self, name) for name in chosen}
 
 
 BEST: dict[str, Any] = {
@@ -328,7 +329,11 @@ def command_line(argv: Sequence[str]) -> tuple[dict[str, Any], bool]:
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument("--print-config", action="store_true", help="Print all settings, and stop.")
+    parser.add_argument(
+        "--print-config",
+        action="store_true",
+        help="Print all settings, the run's and those that each session may change, and stop.",
+    )
     presets = {name: make_config({"preset": name}) for name in PRESETS}
     for f in fields(Config):
         values = {name: getattr(config, f.name) for name, config in presets.items()}
@@ -339,7 +344,8 @@ def command_line(argv: Sequence[str]) -> tuple[dict[str, Any], bool]:
         )
         if f.name == "preset":
             shown = "report"
-        help_text = f"{f.metadata['doc']} ({shown or 'empty'})".replace("%", "%%")
+        changes = "; may change when a run goes on" if f.metadata["session"] else ""
+        help_text = f"{f.metadata['doc']} ({shown or 'empty'}{changes})".replace("%", "%%")
         flag = "--" + f.name.replace("_", "-")
         if isinstance(f.default, bool):
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=help_text)
@@ -486,7 +492,7 @@ def read_boxes(path: Path) -> dict[str, tuple[int, int, int, int]]:
         if not re.fullmatch(r"[\w .()+-]+", name) or name.startswith("."):
             raise UserError(f"{path}, row {number}: {name!r} is no plain file name: correct it.")
         if name in boxes:
-            raise UserError(f"{path}, row {number}: {name} stands there twice: remove one.")
+            raise UserError(f"{path}, row {number}: {name} appears twice: remove one.")
         boxes[name] = (y1, x1, y2, x2)
     return boxes
 
@@ -2148,7 +2154,7 @@ def refuse_another_run(config: Config, file: Path, remedy: str) -> None:
             there = read_record(file)["config"]
         else:
             there = json.loads(file.read_text(encoding="utf-8"))["config"]
-        different = {k: v for k, v in config.run_settings().items() if there.get(k) != v}
+        different = {k: v for k, v in config.settings(session=False).items() if there.get(k) != v}
     except UserError:
         raise
     except (*DAMAGED, TypeError, AttributeError):
@@ -2167,7 +2173,9 @@ def newest_checkpoint(name: str, folder: str) -> Path:
     """
     found = sorted(Path(folder).rglob("checkpoint.npz"))
     if not found:
-        raise UserError(f"no checkpoint.npz under {name} = {folder}: attach it.")
+        raise UserError(
+            f"no checkpoint.npz under {name} = {folder}: name a folder that holds a run."
+        )
     return max(found, key=lambda path: read_record(path)["step"])
 
 
@@ -2493,6 +2501,8 @@ class Training:
         if self.leading:
             self.logs = Logs(self.out, progress.step)
             self.harmonic = evaluate(filler("harmonic"), self.dataset.validation).rmse
+            if not progress.step:
+                self._validate()  # what is wrong with predicting shows before hours of training
         batches = iter(self.strategy.distribute_datasets_from_function(self._batches))
         self.began = time.monotonic() - progress.seconds
         train_steps = self.model.train_steps
@@ -2523,7 +2533,7 @@ class Training:
         if progress.step < config.steps:
             why = stop.reason or "another worker"
             say(f"stopped at step {progress.step} by {why}; the same command goes on from here")
-        if self.leading and progress.best_rmse == math.inf:
+        if self.leading and progress.step and progress.best_rmse == math.inf:
             self._validate()
 
     def _batches(self, context: tf.distribute.InputContext) -> tf.data.Dataset:
@@ -2558,7 +2568,7 @@ class Training:
         rmse, ratio = score.rmse, score.rmse / self.harmonic
         self.logs.record(progress.step, {"validation_rmse": rmse, "validation_ratio": ratio})
         say(f"validation at step {progress.step}: rmse {rmse:.4f} | ratio {ratio:.3f}")
-        if rmse < progress.best_rmse:
+        if progress.step and rmse < progress.best_rmse:
             progress.best_rmse = rmse
             best = self.model.state(self.model.predictor)
             save_arrays(self.out / "best.npz", best, dataclasses.asdict(progress))
@@ -2900,7 +2910,11 @@ def main() -> None:
         given, only_print = command_line(arguments)
         config = make_config({**OVERRIDES, **given})
         if only_print:
-            print(json.dumps(dataclasses.asdict(config), indent=2))
+            parts = {
+                "run": config.settings(session=False),
+                "session": config.settings(session=True),
+            }
+            print(json.dumps(parts, indent=2))
         else:
             run(config)
     except UserError as failure:

@@ -63,9 +63,11 @@ CONFIG = {
 }
 for name, value in OVERRIDES.items():
     if type(value) is not type(CONFIG.get(name)):
-        sys.exit(f"error: {name} = {value!r} is no setting; there are {', '.join(CONFIG)}.")
+        sys.exit(f"error: {name} = {value!r} is not a setting; there are {', '.join(CONFIG)}.")
 if "--print-config" in sys.argv:
-    print(json.dumps(CONFIG | OVERRIDES))
+    config = CONFIG | OVERRIDES
+    run = {name: config.pop(name) for name in ("preset", "predictor")}
+    print(json.dumps({"run": run, "session": config}))
 '''
 
 

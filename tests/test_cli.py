@@ -1,4 +1,5 @@
 import inspect
+import re
 import subprocess
 
 import pytest
@@ -31,8 +32,30 @@ def test_the_help_of_every_command_ends_with_an_example(command):
     assert 10 < len(words[0]) < 100
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("push-kernel --steps 20", "No such option: --steps .* go with --set name=value"),
+        ("push-kernl", ".* Did you mean 'push-kernel'\\? See tools --help"),
+        ("submit", "Missing option '--message' / '-m'. See tools submit --help"),
+        ("wait --timeout soon", "Invalid value for '--timeout': .* See tools wait --help"),
+        ("push-kernel --timeout 20", "Invalid value for '--timeout': .*12"),
+        ("make-dataset a b c", ".* give PHOTOS and OUT, or --sample and OUT. See"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(tools, words, message):
+    done = tools(*words.split())
+    assert (done.code, done.out) == (2, "")
+    assert re.fullmatch(f"error: {message}.*\n", done.err), done.err
+
+
+def test_without_arguments_the_help_is_shown(tools):
+    done = tools()
+    assert done.code == 0 and "push-kernel" in done.out
+
+
 def test_codes_of_emoji_stay_what_they_are(tools, project):
-    assert tools("make-dataset", "id:x:5", "out").err == "error: There is no folder id:x:5.\n"
+    assert "There is no folder id:x:5. " in tools("make-dataset", "id:x:5", "out").err
 
 
 def test_every_command_stands_in_the_readme():

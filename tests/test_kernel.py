@@ -68,10 +68,9 @@ def test_json_is_all_that_stands_on_stdout(tools, server, project):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--set", "stesp=20"], "stesp = 20 is no setting"),
-        (["--set", "steps"], "'steps' is no setting. Write it as --set name=value."),
+        (["--set", "stesp=20"], "stesp = 20 is not a setting"),
+        (["--set", "steps"], "'steps' is not a setting. Write it as --set name=value."),
         (["--accelerator", "NvidiaTeslaP100"], "NvidiaTeslaP100 is retired"),
-        (["--timeout", "20"], "--timeout 20 should be 0.1 to 12 hours"),
         (["--set", "time_budget=9.5"], "time_budget = 9.5 should be hours, fewer than the 9"),
         (["--resume"], "has never run"),
     ],
@@ -250,6 +249,19 @@ def test_resuming_keeps_the_settings_that_training_began_with(tools, server, pro
     assert overrides["channel_order"] == "rgb"
     assert tools("push-kernel").code == 0
     assert "steps" not in runs.find(f"{KERNEL}/v5").push["overrides"]
+
+
+def test_resuming_with_what_makes_another_run_is_told_before_the_push(tools, server, project):
+    def ended(version):
+        version.states, version.outputs = ["COMPLETE"], {"checkpoint.npz": b"PK\x03\x04"}
+
+    server.on_push = ended
+    assert tools("push-kernel", "--set", "predictor=model").code == 0
+    done = tools("push-kernel", "--resume", "--set", "predictor=mean")
+    assert done.code == 1
+    assert f"predictor = 'mean': {KERNEL} v1 began with 'model'" in done.err
+    assert "without --resume" in done.err
+    assert len(server.called("SaveKernel")) == 1
 
 
 def test_resuming_what_has_done_all_its_steps_takes_more_of_them(tools, server, project):

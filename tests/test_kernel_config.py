@@ -10,7 +10,8 @@ def test_settings_come_from_the_preset_then_overrides_then_the_command_line(run_
     code, out, _ = run_kernel("--print-config", "--width", "16", overrides=overrides)
     shown = json.loads(out)
     assert code == 0
-    assert (shown["steps"], shown["width"], shown["batch_size"]) == (5, 16, 1)
+    assert shown["session"]["steps"] == 5
+    assert (shown["run"]["width"], shown["run"]["batch_size"]) == (16, 1)
 
 
 def test_every_setting_is_a_flag_with_its_doc_and_its_value(pix2pix, run_kernel):
@@ -21,6 +22,7 @@ def test_every_setting_is_a_flag_with_its_doc_and_its_value(pix2pix, run_kernel)
         assert "--" + field.name.replace("_", "-") in words
         assert field.metadata["doc"].split(";")[0][:25].replace("%", "%") in words
     assert "(report: 1000.0, best: 0.0, perceptual: 1.0)" in words
+    assert "(0.01; may change when a run goes on)" in words
 
 
 @pytest.mark.parametrize(

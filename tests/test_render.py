@@ -36,7 +36,7 @@ def test_one_line_changes_and_holds_the_settings():
     before, after = SCRIPT.splitlines(), rendered.splitlines()
     assert len(before) == len(after)
     assert [i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b] == [6]
-    assert render.effective_config(rendered, PROJECT)["note"] == overrides["note"]
+    assert render.effective_config(rendered, PROJECT).session["note"] == overrides["note"]
 
 
 @pytest.mark.parametrize("count", [0, 2])
@@ -53,12 +53,12 @@ def test_a_script_that_does_not_compile_is_named_with_its_line():
 
 def test_the_scripts_own_words_tell_what_setting_is_wrong(project):
     rendered = render.render(SCRIPT, {"stesp": 10})
-    with pytest.raises(UserError, match="stesp = 10 is no setting; there are preset"):
+    with pytest.raises(UserError, match="stesp = 10 is not a setting; there are preset"):
         render.effective_config(rendered, project)
 
 
 def test_settings_go_unchecked_with_a_note_where_tensorflow_is_missing(project, capsys):
-    assert render.effective_config("import no_such_tensorflow\n", project) == {}
+    assert render.effective_config("import no_such_tensorflow\n", project) == render.Config()
     assert "No module named 'no_such_tensorflow'" in capsys.readouterr().err
 
 
@@ -71,7 +71,7 @@ def test_the_notebook_does_what_the_script_does(monkeypatch, capsys):
     names: dict = {"__name__": "__main__"}
     for cell in book["cells"]:
         exec("".join(cell["source"]), names)
-    assert json.loads(capsys.readouterr().out)["steps"] == 7
+    assert json.loads(capsys.readouterr().out)["session"]["steps"] == 7
     assert render.notebook(rendered) == render.notebook(rendered)
 
 
@@ -91,7 +91,13 @@ def test_the_kernels_cells_run_as_a_notebook(tmp_path, python):
     assert len(json.loads(book.read_text())["cells"]) > 5
     command = [python, "-c", RUN_CELLS, str(book), "--print-config"]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert json.loads(done.stdout)["steps"] == 10, done.stderr
+    assert json.loads(done.stdout)["session"]["steps"] == 10, done.stderr
+
+
+@pytest.mark.parametrize("printed", ["steps 7", "7", '{"steps": 7}', "{}{}"])
+def test_a_script_that_prints_something_else_is_refused(project, printed):
+    with pytest.raises(UserError, match="did not print its settings"):
+        render.effective_config(f"print({printed!r})", project)
 
 
 def test_the_kernel_names_a_setting_that_it_does_not_have():

@@ -14,10 +14,7 @@ import typer
 
 from tools.errors import ToolsError
 
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(pretty_exceptions_enable=False)
 
 SESSION_HOURS = 9.0  # Kaggle has stopped GPU sessions after 9 hours, and after 12
 WAIT_HOURS = 13.0  # its longest session, and an hour in its queue
@@ -55,17 +52,30 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
-        app()
+        sys.exit(app(sys.argv[1:] or ["--help"], prog_name="tools", standalone_mode=False))
     except ToolsError as failure:
-        from tools import console
-
-        console.error(str(failure))
-        sys.exit(failure.exit_code)
+        words, code = str(failure), failure.exit_code
     except OSError as failure:
-        from tools import console
+        words, code = f"{failure.filename or 'input or output'}: {failure.strerror or failure}.", 1
+    except typer.TyperException as failure:
+        words, code = _usage(failure), failure.exit_code
+    except typer.Abort:
+        words, code = "Stopped before an answer.", 1
+    from tools import console
 
-        console.error(f"{failure.filename or 'input or output'}: {failure.strerror or failure}.")
-        sys.exit(1)
+    console.error(words)
+    sys.exit(code)
+
+
+def _usage(failure: typer.TyperException) -> str:
+    """Say what is wrong with the command line, and where to look."""
+    words = " ".join(failure.format_message().split())
+    words += "" if words.endswith((".", "?")) else "."
+    context = getattr(failure, "ctx", None)
+    asked = f"{context.command_path} --help" if context else "tools --help"
+    settable = context and any("--set" in param.opts for param in context.command.params)
+    settings = " Settings of the kernel go with --set name=value." if settable else ""
+    return f"{words} See {asked}.{settings}"
 
 
 @app.callback()
@@ -98,19 +108,20 @@ def make_dataset(
         bool, typer.Option("--sample", help="Make the embedded sample; give OUT alone.")
     ] = False,
     test_per_class: Annotated[
-        int | None, typer.Option(min=1, help="Pictures a class in the test set.", show_default="50")
+        int | None,
+        typer.Option(min=1, help="Pictures per class in the test set.", show_default="50"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the order and the holes.")] = 0,
     json: Json = False,
 ) -> None:
-    """Make a dataset in the competition's layout from a folder with one subfolder a class.
+    """Make a dataset in the competition's layout from a folder with one subfolder per class.
 
     Example: tools make-dataset ~/photos ~/animals
     """
     from tools.datasets import run_make_dataset
 
     if len(paths) != (1 if sample else 2):
-        raise typer.BadParameter("give PHOTOS and OUT, or --sample and OUT")
+        raise typer.BadParameter("give PHOTOS and OUT, or --sample and OUT.")
     run_make_dataset(None if sample else paths[0], paths[-1], test_per_class, seed, json)
 
 
@@ -120,7 +131,8 @@ def dry_run(
         Path | None, typer.Option(help="A dataset.", show_default="the embedded sample")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=0, help="Images a class; 0: all.", show_default="32 of --data")
+        int | None,
+        typer.Option(min=0, help="Images per class; 0: all.", show_default="32 of --data"),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(min=0, help="Training steps.", show_default="200")
@@ -158,7 +170,7 @@ def sweep(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant.")] = 1,
     budget: Annotated[str, typer.Option(help="Of each run: steps (2000) or minutes (30m).")] = "5m",
-    limit: Annotated[int, typer.Option(min=0, help="Images a class; 0: all.")] = 0,
+    limit: Annotated[int, typer.Option(min=0, help="Images per class; 0: all.")] = 0,
     name: Annotated[str, typer.Option(help="Folder under runs/sweep to go on in.")] = "latest",
     local: Annotated[
         bool, typer.Option("--local", help="Run on this machine, so far the only place.")
@@ -217,17 +229,23 @@ def push_kernel(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="Named settings of the kernel.", show_default="best; with --resume, its own"
+            help="Settings to start from: report, best or perceptual.",
+            show_default="best; with --resume, its own",
         ),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help=SETTING)
     ] = None,
     accelerator: Annotated[
-        str, typer.Option(help="Kaggle's name of it, or cpu; by default the metadata's.")
+        str,
+        typer.Option(
+            help="NvidiaTeslaT4, NvidiaL4, another of Kaggle's, or cpu.",
+            show_default="the metadata's",
+        ),
     ] = "",
     timeout: Annotated[
-        float, typer.Option(metavar="HOURS", help="After which Kaggle stops the run.")
+        float,
+        typer.Option(min=0.1, max=12, metavar="HOURS", help="After which Kaggle stops the run."),
     ] = SESSION_HOURS,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the training of the kernel's last version.")

@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageOps
 
-from tools import console
+from tools import console, runs
 from tools.errors import UserError
 from tools.holes import HOLE, SIDE
 
@@ -37,19 +37,21 @@ Source = Callable[[], Image.Image]
 
 
 def from_folder(photos: Path) -> dict[str, list[tuple[str, Source]]]:
-    """List the photos of a folder that has one subfolder a class.
+    """List the photos of a folder that has one subfolder per class.
 
     Raises:
         UserError: where there is no such subfolder.
     """
     if not photos.is_dir():
-        raise UserError(f"There is no folder {photos}.")
+        raise UserError(f"There is no folder {photos}.", "Name one with a subfolder per class.")
     classes: dict[str, list[tuple[str, Source]]] = {}
     for folder in sorted(p for p in photos.glob("*") if p.is_dir() and p.name[0] != "."):
         files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
         classes[folder.name] = [(str(p), partial(central_square, p)) for p in files]
     if not classes:
-        raise UserError(f"{photos} has no subfolders.", "Give a folder with one subfolder a class.")
+        raise UserError(
+            f"{photos} has no subfolders.", "Give a folder with one subfolder per class."
+        )
     return classes
 
 
@@ -81,7 +83,7 @@ def from_sample(seed: int) -> dict[str, list[tuple[str, Source]]]:
 
 def sample_folder() -> Path:
     """Return the embedded sample's folder, made if it is not there."""
-    folder = Path("runs/sample")
+    folder = runs.root() / "sample"
     if not folder.exists():
         make_dataset(from_sample(seed=0), folder, SAMPLE_TEST_PER_CLASS, seed=0)
     return folder

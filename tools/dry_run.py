@@ -24,8 +24,14 @@ from tools.settings import load, project_folder
 SCRIPT = Path("kernel/pix2pix.py")
 FOLDER = Path("dry-run")
 # Small enough for two cores; everything else is the preset's.
-SETTINGS: dict[str, Any] = {"width": 24, "steps": 200, "log_every": 10, "validation_per_class": 4}
-LIMIT = 32  # images a class of a user's own dataset
+SETTINGS: dict[str, Any] = {
+    "width": 24,
+    "steps": 200,
+    "log_every": 10,
+    "validate_every": 50,
+    "validation_per_class": 4,
+}
+LIMIT = 32  # images per class of a user's own dataset
 PROGRESS = re.compile(r"^step (\d+)/(\d+) \| (.*)$")
 PREDICTORS = {
     "zeros": "zeros",
@@ -89,7 +95,7 @@ def run_kernel(settings: dict[str, Any], log: Path) -> dict[str, Any]:
                 console.note("Stopping: the kernel saves its state; Ctrl-C again ends it at once.")
                 told = True
             copy.write(line)
-            tail.append(line.strip())
+            tail.extend(filter(None, [line.strip()]))
             if match := PROGRESS.match(line):
                 step, steps, detail = match.groups()
                 bar.update(
@@ -186,4 +192,5 @@ def show(result: dict[str, Any], out: Path) -> None:
     size = submission.stat().st_size / 1e6
     console.note(f"trained for {result['step']} steps in {result['training_seconds']:.0f} s")
     console.note(f"submission: {submission}, {result['submission']['rows']:,} rows, {size:.1f} MB")
-    console.note(f"pictures:   {out / 'predictions.png'}, {out / 'loss_curve.png'}")
+    pictures = ", ".join(sorted(picture.name for picture in out.glob("*.png")))
+    console.note(f"pictures:   {out}: {pictures}")

@@ -67,11 +67,9 @@ def push(plan: Plan) -> Run:
     meta = metadata.load(folder)
     if plan.accelerator:
         meta = dataclasses.replace(meta, machine_shape=metadata.accelerator(plan.accelerator))
-    if not 0.1 <= plan.timeout <= 12:
-        raise UserError(f"--timeout {plan.timeout:g} should be 0.1 to 12 hours.")
     source = render.read(meta.code_file)
 
-    def configure(before: Run | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    def configure(before: Run | None) -> tuple[dict[str, Any], render.Config]:
         overrides = _overrides(plan, config, meta, before)
         return overrides, render.effective_config(render.render(source, overrides), folder)
 
@@ -101,6 +99,7 @@ def push(plan: Plan) -> Run:
                 "Go on with more: --set steps=NUMBER",
             )
         overrides, effective = configure(before)
+        _refuse_another_run(effective, before)
     if meta.machine_shape != metadata.CPU and not plan.no_run:
         left = _gpu_hours_left(kernels, plan)
         overrides["time_budget"] = min(overrides["time_budget"], _budget(left))
@@ -125,7 +124,7 @@ def push(plan: Plan) -> Run:
         script_sha256=hashlib.sha256(text.encode()).hexdigest(),
         overrides=overrides,
         set=_set(plan, before),
-        config={**effective, "time_budget": overrides["time_budget"]} if effective else {},
+        config=effective.all and effective.all | {"time_budget": overrides["time_budget"]},
         accelerator=meta.machine_shape,
         timeout_hours=plan.timeout,
         run=not plan.no_run,
@@ -230,6 +229,18 @@ def _check_resumable(kernels: Kernels, kernel: str, version: int, known: list[Ru
             f"There is nothing to resume from: {kernel} v{version} left no {CHECKPOINT}.",
             "Push without --resume.",
         )
+
+
+def _refuse_another_run(effective: render.Config, before: Run | None) -> None:
+    """Refuse to go on with other settings than the run's own: the kernel would, hours later."""
+    began = before.push.get("config", {}) if before else {}
+    for name, value in effective.run.items():
+        if began and began.get(name) != value:
+            raise UserError(
+                f"{name} = {value!r}: {before} began with {began.get(name)!r}, "
+                "and a run goes on with the settings that it began with.",
+                "Leave that out, or push without --resume.",
+            )
 
 
 def _gpu_hours_left(kernels: Kernels, plan: Plan) -> float:

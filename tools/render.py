@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,14 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     """Settings from ``name=value``: numbers, true, false and null are such, the rest is text.
 
     Raises:
-        UserError: something has no ``=``, or a name stands there twice.
+        UserError: something has no ``=``, or a name appears twice.
     """
     found: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         name = name.strip().replace("-", "_")
         if not equals or not name.isidentifier():
-            raise UserError(f"{pair!r} is no setting.", "Write it as --set name=value.")
+            raise UserError(f"{pair!r} is not a setting.", "Write it as --set name=value.")
         if name in found:
             raise UserError(f"--set names {name} twice.")
         try:
@@ -77,7 +78,20 @@ def compiled(source: str, name: str) -> None:
         raise UserError(f"{where} is not valid Python: {failure.args[0]}.") from failure
 
 
-def effective_config(rendered: str, folder: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Config:
+    """The settings that make a run the run it is, and those that each session may change."""
+
+    run: dict[str, Any] = field(default_factory=dict)
+    session: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def all(self) -> dict[str, Any]:
+        """Both."""
+        return self.run | self.session
+
+
+def effective_config(rendered: str, folder: Path) -> Config:
     """The configuration that the rendered script says it will run with.
 
     Empty, with a note, where TensorFlow is not installed: Kaggle has it, a laptop need not.
@@ -102,16 +116,15 @@ def effective_config(rendered: str, folder: Path) -> dict[str, Any]:
             raise UserError(f"The kernel's --print-config took over {SECONDS} s.") from None
     if done.returncode == 0:
         try:
-            config = json.loads(done.stdout)
-        except ValueError:
-            config = None
-        if isinstance(config, dict):
-            return config
-        raise UserError("The kernel's --print-config did not print its configuration.")
+            return Config(**{name: dict(part) for name, part in json.loads(done.stdout).items()})
+        except (ValueError, TypeError, AttributeError):
+            raise UserError(
+                "The kernel's --print-config did not print its settings of run and session."
+            ) from None
     said = done.stderr.strip().splitlines() or ["it printed nothing"]
     if said[-1].startswith("ModuleNotFoundError"):
         console.note(f"The settings were not checked here ({said[-1]}).")
-        return {}
+        return Config()
     told = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
     raise UserError(f"The kernel does not accept its settings: {(told or said)[-1].rstrip('.')}.")
 

@@ -53,7 +53,10 @@ class Budget:
             return cls(steps=int(text))
         if re.fullmatch(r"\d+(\.\d+)?m", text) and float(text[:-1]) > 0:
             return cls(minutes=float(text[:-1]))
-        raise UserError(f"--budget {text!r} is neither.", "Give steps (2000) or minutes (30m).")
+        raise UserError(
+            f"--budget {text!r} is neither steps nor minutes.",
+            "Give steps (2000) or minutes (30m).",
+        )
 
 
 def variants(assignments: Sequence[str]) -> list[dict[str, str]]:
@@ -136,13 +139,13 @@ def steps_for(budget: Budget, settings: dict[str, Any], out: Path) -> int:
 
 
 def curve(out: Path, batch_size: int) -> list[tuple[int, float]]:
-    """Read (images seen, RMSE / harmonic) of each validation of a run."""
+    """Read (images seen, RMSE / harmonic) of each validation of a run, but the untrained one."""
     lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     return [
         (record["step"] * batch_size, record["validation_ratio"])
         for record in records
-        if "validation_ratio" in record
+        if record["step"] and "validation_ratio" in record
     ]
 
 
@@ -179,11 +182,13 @@ def draw(curves: dict[str, list[list[tuple[int, float]]]], path: Path) -> None:
     near.set_ylim(min(lowest, 1) - 0.003, 1.003)
     for axes in (whole, near):
         for number, (name, lines) in enumerate(curves.items()):
-            marker = "osD^v"[number // 10 % 5]  # there are ten colours
+            # The first, with which the others are compared, is black; then there are ten colours.
+            row, hue = divmod(max(0, number - 1), 10)
+            color, marker = f"C{hue}" if number else "black", "osD^v"[row % 5]
             for points in lines:
-                line = axes.plot(*zip(*points, strict=True), color=f"C{number % 10}")[0]
-                line.set(marker=marker, markersize=4, label=name)
-        axes.axhline(1, color="black", linewidth=0.8, linestyle="--", label="harmonic fill")
+                line = axes.plot(*zip(*points, strict=True), color=color, marker=marker)[0]
+                line.set(markersize=4, linewidth=1.5 if number else 3, label=name)
+        axes.axhline(1, color="gray", linewidth=0.8, linestyle="--", label="harmonic fill")
         axes.set(xlabel="images seen")
         axes.grid(alpha=0.3)
     whole.set(ylabel="RMSE over the holes / harmonic fill")
