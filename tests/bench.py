@@ -307,9 +307,11 @@ def pipeline() -> Iterator[Row]:
                 return pix2pix.training_example(config, held)
 
             forever = iter(prepare, None)
+            first = rate(forever, 800, config.batch_size)
             for what, each in (
-                ("to the step", ours),
-                ("prepared in it", rate(forever, 800, config.batch_size)),
+                ("before the step", ours),
+                ("first in it", first),
+                ("both on a CPU", 1 / (1 / ours + 1 / first)),
             ):
                 yield row(
                     f"input of {preset}, {what}",

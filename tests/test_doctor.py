@@ -1,4 +1,6 @@
+import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,15 @@ def test_each_fault_has_its_line_and_the_other_checks_are_done(tools, server, pr
     assert done.err == f"error: 4 of 10 checks failed: {', '.join(bad)}.\n"
 
 
+def test_a_mistake_in_the_settings_is_told_once(tools, server, project):
+    (project / "tools.toml").write_text("channel_order = rgb")
+    done = tools("doctor", "--json")
+    found = findings(done)
+    assert done.err == "error: 1 of 10 checks failed: settings.\n"
+    unseen = [name for name in found if found[name]["words"].startswith("not looked at")]
+    assert unseen == ["data", "credentials", "GPU quota", "competition"]
+
+
 def test_without_credentials_the_local_checks_are_done(tools, server, project, monkeypatch):
     monkeypatch.delenv("KAGGLE_KEY")
     done = tools("doctor", "--json")
@@ -50,6 +61,18 @@ def test_without_credentials_the_local_checks_are_done(tools, server, project, m
     assert found["metadata"]["ok"]
     assert found["GPU quota"]["ok"] is None
     assert done.err == "error: 1 of 10 checks failed: credentials.\n"
+
+
+def test_a_damaged_file_of_credentials_is_named(server, project, python, tmp_path, monkeypatch):
+    monkeypatch.delenv("KAGGLE_KEY")
+    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path))
+    file = tmp_path / "kaggle.json"
+    file.write_text('{"username": "ada", "key": ')
+    file.chmod(0o600)
+    command = [python, "-m", "tools", "doctor", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    words = {finding["check"]: finding["words"] for finding in json.loads(done.stdout)}
+    assert f"{file} holds no user name and key. Make a token" in words["credentials"]
 
 
 def test_a_key_that_kaggle_does_not_accept_is_told(tools, server, project):

@@ -86,6 +86,17 @@ def test_another_folder_is_remembered_in_the_settings(fetch, project, tmp_path_f
     assert "nothing was missing" in fetch().out
 
 
+def test_a_folder_of_the_project_is_remembered_as_such(fetch, project):
+    assert fetch("--to", project / "photos" / "new").code == 0
+    assert settings.load(project).data == "photos/new"
+
+
+def test_the_home_folder_is_meant_by_its_sign(fetch, project, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert fetch("--to", "~/photos").code == 0
+    assert on_disk(tmp_path / "home" / "photos") == FILES
+
+
 def test_a_connection_that_breaks_off_is_continued_where_it_broke(fetch, project, server):
     server.faults["download"] = [*OPENED, Cut(100_000), Cut(0), Drop(), Cut(200_000)]
     assert fetch().code == 0

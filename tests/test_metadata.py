@@ -75,7 +75,7 @@ def test_all_mistakes_are_told_at_once(change):
 
 def test_a_key_that_stands_there_twice_is_an_error(project):
     (project / "kernel-metadata.json").write_text('{"id": "abcde", "id": "fghij"}')
-    with pytest.raises(UserError, match="'id' stands there twice"):
+    with pytest.raises(UserError, match="'id' appears twice"):
         metadata.load(project)
 
 

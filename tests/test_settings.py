@@ -36,17 +36,28 @@ def test_storing_nonsense_changes_nothing(tmp_path):
     ("text", "message"),
     [
         ("competition = ", "no valid TOML"),
-        ("colour = 'red'", "'colour' is no setting. There are competition, channel_order"),
-        ("competition = 3", "competition should be a str"),
+        ("colour = 'red'", "'colour' is not a setting. There are competition, channel_order"),
+        ('chanel_order = "rgb"', "Did you mean 'channel_order'"),
+        ("channel_order = rgb", "Text stands in quotes"),
+        ("competition = 3", "competition should be text"),
+        ('competition = "https://kaggle.com/c/x"', "the last part of its address"),
         ("competition = '../x'", "not a competition's slug"),
-        ("timeout = 'long'", "timeout should be a float"),
+        ("timeout = 'long'", "timeout should be a number"),
         ("timeout = nan", "no sensible number"),
-        ("kaggle_endpoint = 'http://127.0.0.1:1'", "'kaggle_endpoint' is no setting"),
+        ("kaggle_endpoint = 'http://127.0.0.1:1'", "'kaggle_endpoint' is not a setting"),
     ],
 )
 def test_a_mistake_in_the_file_is_named(tmp_path, text, message):
     (tmp_path / "tools.toml").write_text(text)
     with pytest.raises(UserError, match=message):
+        settings.load(tmp_path)
+
+
+def test_a_variable_that_is_nearly_a_setting_is_a_mistake(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOOLS_VERSION", "not ours")
+    settings.load(tmp_path)
+    monkeypatch.setenv("TOOLS_CHANEL_ORDER", "rgb")
+    with pytest.raises(UserError, match="Did you mean TOOLS_CHANNEL_ORDER"):
         settings.load(tmp_path)
 
 
@@ -73,3 +84,9 @@ def test_the_project_is_the_nearest_folder_upwards_with_metadata(tmp_path, monke
     (tmp_path / "a" / "b").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "a" / "b")
     assert settings.project_folder() == tmp_path
+
+
+def test_a_folder_of_no_project_is_told_where_one_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no kernel-metadata.json in .* Change to .*, as /"):
+        settings.project_folder()

@@ -48,7 +48,7 @@ def test_a_value_that_is_no_number_in_the_unit_range_is_named_by_its_line(holes,
     lines = rows()
     lines[70_000] = lines[70_000].replace("0.411765", value)
     path = write_submission(tmp_path / "s.csv", lines)
-    with pytest.raises(UserError, match=r"s\.csv, line 70002: .* is no number in \[0, 1\]\."):
+    with pytest.raises(UserError, match=r"s\.csv, line 70002: .* is not a number in \[0, 1\]\."):
         submission_file.check(path, holes)
 
 

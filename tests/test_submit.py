@@ -96,7 +96,7 @@ def test_a_wrong_file_exits_1_before_kaggle_hears_of_it(submit, project, server)
     lines = rows()
     lines[7] = lines[7].replace("0.411765", "105.0")
     write_submission(project / "fill.csv.gz", lines)
-    failed(1, submit(), "fill.csv.gz, line 9: '105.0' is no number in [0, 1]", "by 255")
+    failed(1, submit(), "fill.csv.gz, line 9: '105.0' is not a number in [0, 1]", "by 255")
     assert server.calls == []
     assert not runs.root().exists()
 

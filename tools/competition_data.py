@@ -10,7 +10,7 @@ from typing import Any
 
 from tools import archive, console, settings, transfer
 from tools.errors import NetworkError, UserError, VerificationError
-from tools.files import alone
+from tools.files import alone, at_home
 from tools.holes import find_masked_info, read_holes
 from tools.kaggle_client import Kaggle
 from tools.kaggle_competitions import Competitions
@@ -31,7 +31,7 @@ def run(to: Path | None, as_json: bool) -> None:
     project = settings.project_folder()
     chosen = settings.load(project)
     usual = chosen.data_folder(project)
-    folder = to if to is not None else usual
+    folder = at_home(to) if to is not None else usual
     competition = chosen.required_competition()
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file.", "Name a folder with --to.")
@@ -39,7 +39,9 @@ def run(to: Path | None, as_json: bool) -> None:
     with alone(project / "runs" / "fetch-data.lock", "another `tools fetch-data` goes on: waiting"):
         fetched = fetch(lambda: kaggle.data_address(competition), folder, chosen)
     if to is not None and folder.resolve() != usual.resolve():
-        settings.store(project, data=str(folder.resolve()))
+        kept, here = folder.resolve(), project.resolve()
+        inside = kept.is_relative_to(here)
+        settings.store(project, data=str(kept.relative_to(here) if inside else kept))
     if as_json:
         console.print_json({**vars(fetched), "folder": str(fetched.folder)})
     else:

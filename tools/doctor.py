@@ -14,6 +14,7 @@ from pathlib import Path
 from tools import console, destinations, holes, metadata, render, settings
 from tools.errors import ToolsError, UserError
 
+REMOTE = ("GPU quota", "competition")  # checks that take credentials
 DISK_GB = 5.0  # a run's outputs, twice: while they arrive and where they are kept
 
 
@@ -33,12 +34,16 @@ def examine(to: Sequence[str] = ()) -> Iterator[Finding]:
     """Do every check; one that fails does not keep the others from being done."""
     yield _try("kaggle client", partial(_installed, "kaggle", "kagglesdk", "six"))
     yield _try("project", lambda: str(settings.project_folder()))
-    yield _try("settings", _settings)
+    configured = _try("settings", _settings)
+    yield configured
     yield _try("metadata", _metadata)
     yield _try("disk", _disk)
     yield _try("training here", partial(_installed, "tensorflow", "keras"), missing=None)
-    yield _try("data", _data, missing=None)
-    yield from _service()
+    if configured.ok:
+        yield _try("data", _data, missing=None)
+        yield from _service()
+    else:
+        yield from _skipped("the settings are wrong", "data", "credentials", *REMOTE)
     for address in to:
         yield _try("destination", partial(destinations.check, address))
 
@@ -62,6 +67,11 @@ def _try(check: str, look: Callable[[], str], missing: bool | None = False) -> F
         return Finding(check, True, look())
     except ToolsError as failure:
         return Finding(check, missing, str(failure))
+
+
+def _skipped(why: str, *checks: str) -> Iterator[Finding]:
+    for check in checks:
+        yield Finding(check, None, f"not looked at: {why}")
 
 
 def _installed(*names: str) -> str:
@@ -120,8 +130,7 @@ def _service() -> Iterator[Finding]:
 
     yield _try("credentials", sign_in)
     if not kaggle:
-        for check in ("GPU quota", "competition"):
-            yield Finding(check, None, "not asked for: it takes credentials")
+        yield from _skipped("it takes credentials", *REMOTE)
         return
     from tools.kaggle_competitions import Competitions
     from tools.kaggle_kernels import Kernels

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import io
 import operator
+import os
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -63,6 +64,8 @@ class Kaggle:
 
             if get_access_token_from_env()[0]:
                 raise SignInError("Kaggle did not accept the access token.", SIGN_IN) from None
+            if os.path.isfile(file := self._api.config):
+                raise SignInError(f"{file} holds no user name and key.", SIGN_IN) from None
             raise SignInError("There are no Kaggle credentials.", SIGN_IN) from None
         self.user = str(self._api.config_values.get("username", ""))
         if not re.fullmatch(r"[A-Za-z0-9_-]+", self.user):

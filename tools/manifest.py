@@ -31,7 +31,7 @@ def read(path: Path) -> dict[str, Any]:
             if not safe(entry["name"]):
                 raise ValueError(f"{ascii(entry['name'])} is no safe name")
             if type(entry["size"]) is not int or entry["size"] < 0:
-                raise ValueError("a size is no number")
+                raise ValueError("a size is not a number")
             if not re.fullmatch("[0-9a-f]{64}", entry["sha256"]):
                 raise ValueError("a SHA-256 is none")
     except (ValueError, KeyError, TypeError, AttributeError) as failure:

@@ -86,6 +86,7 @@ def fetch_outputs(
         VerificationError: a file is not what the run's record says, or there is no record.
     """
     run = runs.find(reference)
+    chosen, elsewhere = destinations.split(to)
     kernels = watch.connect()
     patterns = [*include, *(LOGS if logs_only else ())]
     if listing:
@@ -99,7 +100,6 @@ def fetch_outputs(
             f"Wait for it: tools wait {run.slug}/v{run.version}",
         )
     origin = Origin(run.kernel, run.version)
-    chosen, elsewhere = destinations.split(to)
     goals = destinations.ready(elsewhere, origin, overwrite)  # before hours of downloads
     folder = run.folder / FOLDER
     if chosen:
@@ -222,7 +222,7 @@ def fetch(
         console.note("Training was stopped early; go on with it: tools push-kernel --resume")
     if listing.refused:
         names = ", ".join(map(ascii, listing.refused[:5]))
-        problems.append(f"Kaggle lists names that are not safe, or stand there twice: {names}")
+        problems.append(f"Kaggle lists names that are not safe, or appear twice: {names}")
     missing = [name for name in entries if name not in listing.addresses]
     if missing and not include:
         problems.append(f"Kaggle does not list {', '.join(missing[:5])}, which the run wrote")

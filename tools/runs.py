@@ -213,7 +213,8 @@ def _read(path: Path) -> dict[str, Any]:
         entry = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as failure:
         raise UserError(
-            f"{path} cannot be read: {failure}.", f"Mend it, or move {path.parent} out of {root()}."
+            f"{path} cannot be read: {failure}.",
+            f"Repair it, or move {path.parent} out of {root()}.",
         ) from failure
     if not isinstance(entry, dict):
         raise UserError(f"{path} holds no JSON object.", f"Move {path.parent} out of {root()}.")

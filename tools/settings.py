@@ -7,6 +7,7 @@ Google's own files and variables hold the credentials.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 import re
 from dataclasses import dataclass
@@ -46,7 +47,10 @@ class Settings:
     def __post_init__(self) -> None:
         """Check every value; :exc:`ValueError` names the setting."""
         if not re.fullmatch(r"([a-z0-9][a-z0-9-]{1,98})?", self.competition):
-            raise ValueError(f"competition = {self.competition!r} is not a competition's slug")
+            raise ValueError(
+                f"competition = {self.competition!r} is not a competition's slug, "
+                "the last part of its address"
+            )
         for name, choices in {
             "channel_order": ("bgr", "rgb"),
             "value_scale": ("unit", "minmax"),
@@ -95,14 +99,15 @@ def project_folder() -> Path:
     """The folder of the project: the nearest one upwards that holds kernel-metadata.json.
 
     Raises:
-        UserError: there is none, neither above the current folder nor beside this package.
+        UserError: there is none.
     """
-    here = Path.cwd()
-    for folder in (here, *here.parents, Path(__file__).resolve().parent.parent):
+    here, own = Path.cwd(), Path(__file__).resolve().parent.parent
+    for folder in (here, *here.parents):
         if (folder / METADATA).is_file():
             return folder
+    known = f", as {own}" if (own / METADATA).is_file() else ""
     raise UserError(
-        f"There is no {METADATA} in {here} or above it.", "Change to the project's folder."
+        f"There is no {METADATA} in {here} or above it.", f"Change to the project's folder{known}."
     )
 
 
@@ -115,7 +120,8 @@ def _typed(name: str, value: Any, source: str) -> Any:
             return str(value)
     except ValueError:
         pass
-    raise UserError(f"{source}: {name} should be a {kind.__name__}, not {value!r}.")
+    wanted = {str: "text", float: "a number"}[kind]
+    raise UserError(f"{source}: {name} should be {wanted}, not {value!r}.")
 
 
 def load(folder: Path | None = None) -> Settings:
@@ -132,18 +138,21 @@ def load(folder: Path | None = None) -> Settings:
         try:
             found = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as failure:
-            raise UserError(f"{path} is no valid TOML: {failure}.") from failure
+            remedy = 'Text stands in quotes: name = "value".'
+            raise UserError(f"{path} is no valid TOML: {failure}.", remedy) from failure
         known = [name for name in FIELDS if name != "kaggle_endpoint"]
         for name, value in found.items():
             if name not in known:
-                raise UserError(
-                    f"{path}: {name!r} is no setting.", f"There are {', '.join(known)}."
-                )
+                near = difflib.get_close_matches(name, known, 1)
+                remedy = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(known)}."
+                raise UserError(f"{path}: {name!r} is not a setting.", remedy)
             values[name] = _typed(name, value, str(path))
-    for name in FIELDS:
-        variable = f"TOOLS_{name.upper()}"
-        if variable in os.environ:
-            values[name] = _typed(name, os.environ[variable], variable)
+    variables = {f"TOOLS_{name.upper()}": name for name in FIELDS}
+    for variable, value in os.environ.items():
+        if variable in variables:
+            values[variables[variable]] = _typed(variables[variable], value, variable)
+        elif near := difflib.get_close_matches(variable, variables, 1, 0.85):
+            raise UserError(f"{variable} is not a setting.", f"Did you mean {near[0]}?")
     try:
         return Settings(**values)
     except ValueError as failure:

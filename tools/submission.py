@@ -64,6 +64,7 @@ def run(
     if code and writer is None:
         raise UserError(f"--code submits what a run wrote, not {what}.", "Name a run instead.")
     file = _written(writer) if writer else Path(str(what))
+    submission_file.require(file)
     holes = holes_to_fill(project, chosen, data)
     console.note(f"checking {file}")
     checked = submission_file.check(file, holes)

@@ -41,6 +41,14 @@ class CheckedFile:
     sha256: str
 
 
+def require(path: Path) -> None:
+    """Refuse what is no file that Kaggle would take as a submission."""
+    if not path.is_file():
+        raise UserError(f"There is no file {path}.", "Name the submission's CSV file.")
+    if not path.name.endswith((".csv", ".csv.gz")):
+        raise UserError(f"{path} is neither .csv nor .csv.gz.", "Kaggle goes by the name.")
+
+
 def check(path: Path, holes: Holes) -> CheckedFile:
     """Check a submission: its columns, every identifier exactly once, every value in [0, 1].
 
@@ -48,10 +56,7 @@ def check(path: Path, holes: Holes) -> CheckedFile:
         UserError: the first row that is wrong, by file and line, or what is missing.
         VerificationError: the compressed file is cut off or damaged.
     """
-    if not path.is_file():
-        raise UserError(f"There is no file {path}.", "Name the submission's CSV file.")
-    if not path.name.endswith((".csv", ".csv.gz")):
-        raise UserError(f"{path} is neither .csv nor .csv.gz.", "Kaggle goes by the name.")
+    require(path)
     digest = hashlib.sha256()
     checker = _Checker(path, holes)
     try:
@@ -203,12 +208,12 @@ class _Checker:
                 "Write the submission for this test set, or name the right one with --data DIR.",
             )
         raise UserError(
-            f"{where}: {_shown(value)} is no number in [0, 1].",
+            f"{where}: {_shown(value)} is not a number in [0, 1].",
             "Divide values of 0 to 255 by 255, and clip what lies outside.",
         )
 
     def _report_repeated(self, index: np.ndarray, lines: np.ndarray, bad: int) -> None:
-        """Say which row stands there twice, and where."""
+        """Say which row appears twice, and where."""
         first = self.line_of[index[bad]]
         both = sorted({int(first), int(lines[bad])})
         raise UserError(
