@@ -12,6 +12,7 @@ import hashlib
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -162,89 +163,47 @@ def fetch(
             fetched.
         VerificationError: there is no believable record; nothing was fetched.
     """
-    listing = list_outputs(kernels, run)
-    fetcher = _Fetcher(kernels, run, folder, listing)
-    record = fetcher.record()
-    entries = {entry["name"]: entry for entry in record["files"]} if record else {}
-    wanted = [name for name in listing.addresses if _matches(name, include)]
-    wanted.sort(key=lambda name: (name == manifest.NAME, -listing.sizes.get(name, 0)))
-    log, log_name = watch.keep_log(run, kernels.log(run.kernel, run.version)), f"{run.slug}.log"
-    found = wanted or _matches(log_name, include)
-    if state.status == "COMPLETE" and not found and listing.addresses:
-        raise UserError(
-            f"No output of {run} matches {' or '.join(include)}.", "tools fetch-outputs --list"
-        )
-    known = {entry["name"]: entry for entry in _known(run, folder)}
+    fetching = _Fetching(kernels, run, state, folder)
+    log = watch.keep_log(run, kernels.log(run.kernel, run.version))
+    wanted = fetching.wanted(include)
     if not overwrite and folder != run.folder / FOLDER:
-        earlier = run.outputs.get("files", [])
-        digests = {e["name"]: e["sha256"] for e in (*earlier, *entries.values())}
-        digests[log_name] = hashlib.sha256(log.encode()).hexdigest()
-        if record:
-            digests[manifest.NAME] = sha256(run.folder / manifest.NAME)
-        new = [name for name in (*wanted, log_name) if name not in known]
-        _refuse_foreign(folder, new, digests)
+        fetching.refuse_foreign(wanted, log)
     if state.status != "COMPLETE":
         write_whole(folder / PARTIAL, f"{run}: {state.status} {state.failure}\n")
-
-    def note(complete: bool) -> None:
-        if not complete and run.outputs.get("complete") and run.outputs["folder"] != str(folder):
-            return  # the whole of it is elsewhere: that is what the ledger tells
-        runs.record_outputs(
-            run,
-            folder=str(folder),
-            status=state.status,
-            complete=complete and state.status == "COMPLETE",
-            files=list(known.values()),
-            **manifest.summary(record),
-        )
-
-    problems: list[str] = []
-    sizes = [entries.get(name, {}).get("size") or listing.sizes.get(name, 0) for name in wanted]
-    with console.transfer_bar() as bar:
-        task = bar.add_task(str(run), total=sum(sizes) or None)
-        for name in wanted:
-            bar.update(task, description=name)
-            try:
-                known[name] = fetcher.fetch(name, entries.get(name), known.get(name), bar, task)
-            except VerificationError as failure:
-                known.pop(name, None)
-                problems.append(failure.message.rstrip("."))
-            except BaseException:
-                note(complete=False)  # what came so far is this run's, and is gone on with
-                raise
-    if log and log_name not in listing.addresses:
-        size, digest = verify.check(write_whole(folder / log_name, log), log_name)
-        known[log_name] = {"name": log_name, "size": size, "sha256": digest, "verified": False}
-    note(bool(record) and {*entries, manifest.NAME} <= known.keys() and not problems)
+    fetching.fetch_all(wanted)
+    fetching.add_log(log)
+    failure = fetching.verdict(partly=bool(include))
     if state.status == "COMPLETE":
         (folder / PARTIAL).unlink(missing_ok=True)  # of a failed version that lay here
-    if record and record.get("status") == "stopped":
+    if fetching.record and fetching.record.get("status") == "stopped":
         console.note("Training was stopped early; go on with it: tools push-kernel --resume")
-    if listing.refused:
-        names = ", ".join(map(ascii, listing.refused[:5]))
-        problems.append(f"Kaggle lists names that are not safe, or appear twice: {names}")
-    missing = [name for name in entries if name not in listing.addresses]
-    if missing and not include:
-        problems.append(f"Kaggle does not list {', '.join(missing[:5])}, which the run wrote")
-    if not record and state.status == "COMPLETE":
-        problems.append(f"{run} left no {manifest.NAME}; its {len(wanted)} files are not verified")
-    wrong = VerificationError(f"{'; '.join(problems)}.", f"Everything else is in {folder}.")
-    return _present(folder, known.values()), wrong if problems else None
+    return _present(folder, fetching.known.values()), failure
 
 
 def _present(folder: Path, entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [entry for entry in entries if inside(folder, entry["name"]).is_file()]
 
 
-class _Fetcher:
-    """One version's files on their way to one folder."""
+class _Fetching:
+    """One version's files on their way to one folder.
 
-    def __init__(self, kernels: Kernels, run: Run, folder: Path, listing: Listing) -> None:
-        self._kernels, self._run, self._folder = kernels, run, folder
-        self._fresh = dict(listing.addresses)
+    ``record`` is the run's own; None where it left none. ``known`` holds the ledger's entries, by
+    name, of what is in the folder, and ``problems`` what is wrong with the rest.
+    """
 
-    def record(self) -> dict[str, Any] | None:
-        """The run's own record, kept in the ledger; None where the run left none."""
+    def __init__(self, kernels: Kernels, run: Run, state: State, folder: Path) -> None:
+        self._kernels, self._run, self._state, self._folder = kernels, run, state, folder
+        self._log_name = f"{run.slug}.log"
+        self._listing = list_outputs(kernels, run)
+        self._fresh = dict(self._listing.addresses)
+        self.record = self._record()
+        files = self.record["files"] if self.record else []
+        self._entries = {entry["name"]: entry for entry in files}
+        self.known = {entry["name"]: entry for entry in _known(run, folder)}
+        self.problems: list[str] = []
+
+    def _record(self) -> dict[str, Any] | None:
+        """The run's own record, kept in the ledger."""
         if manifest.NAME not in self._fresh:
             return None
         path = self._run.folder / manifest.NAME
@@ -255,35 +214,116 @@ class _Fetcher:
         self._download(manifest.NAME, path, manifest.read, lambda count: None)
         return manifest.read(path)
 
-    def fetch(
-        self,
-        name: str,
-        entry: dict[str, Any] | None,
-        known: dict[str, Any] | None,
-        bar: Any,
-        task: Any,
-    ) -> dict[str, Any]:
+    def wanted(self, include: Sequence[str]) -> list[str]:
+        """The listed files that match, the largest first and the record last.
+
+        Raises:
+            UserError: a complete run has none, nor a log that matches.
+        """
+        names, sizes = self._listing.addresses, self._listing.sizes
+        wanted = [name for name in names if _matches(name, include)]
+        found = wanted or _matches(self._log_name, include) or not names
+        if self._state.status == "COMPLETE" and not found:
+            raise UserError(
+                f"No output of {self._run} matches {' or '.join(include)}.",
+                "tools fetch-outputs --list",
+            )
+        return sorted(wanted, key=lambda name: (name == manifest.NAME, -sizes.get(name, 0)))
+
+    def refuse_foreign(self, wanted: Iterable[str], log: str) -> None:
+        """Refuse to replace files that did not come from this run."""
+        earlier = self._run.outputs.get("files", [])
+        digests = {e["name"]: e["sha256"] for e in (*earlier, *self._entries.values())}
+        digests[self._log_name] = hashlib.sha256(log.encode()).hexdigest()
+        if self.record:
+            digests[manifest.NAME] = sha256(self._run.folder / manifest.NAME)
+        for name in (*wanted, self._log_name):
+            path = inside(self._folder, name)
+            if name in self.known or not path.exists():
+                continue
+            if not (path.is_file() and sha256(path) == digests.get(name)):
+                raise UserError(
+                    f"{path} is another file than this run's.",
+                    "Choose another folder with --to, or replace it with --overwrite.",
+                )
+
+    def fetch_all(self, wanted: Sequence[str]) -> None:
+        """Fetch what is missing or differs; one that is not what it should be is a problem."""
+        recorded, listed = self._entries, self._listing.sizes
+        sizes = [recorded.get(name, {}).get("size") or listed.get(name, 0) for name in wanted]
+        with console.transfer_bar() as bar:
+            task = bar.add_task(str(self._run), total=sum(sizes) or None)
+            for name in wanted:
+                bar.update(task, description=name)
+                try:
+                    self.known[name] = self._fetch(name, partial(bar.advance, task))
+                except VerificationError as failure:
+                    self.known.pop(name, None)
+                    self.problems.append(failure.message.rstrip("."))
+                except BaseException:
+                    self._note(
+                        complete=False
+                    )  # what came so far is this run's, and is gone on with
+                    raise
+
+    def add_log(self, log: str) -> None:
+        """Keep the log beside the files, where the run did not write one of its name."""
+        name = self._log_name
+        if log and name not in self._listing.addresses:
+            size, digest = verify.check(write_whole(self._folder / name, log), name)
+            self.known[name] = {"name": name, "size": size, "sha256": digest, "verified": False}
+
+    def verdict(self, partly: bool) -> VerificationError | None:
+        """Note in the ledger what came, and say what is wrong; ``partly`` if not all was wanted."""
+        everything = {*self._entries, manifest.NAME} <= self.known.keys()
+        self._note(complete=bool(self.record) and everything and not self.problems)
+        if refused := self._listing.refused:
+            names = ", ".join(map(ascii, refused[:5]))
+            self.problems.append(f"Kaggle lists names that are not safe, or appear twice: {names}")
+        missing = [name for name in self._entries if name not in self._listing.addresses]
+        if missing and not partly:
+            names = ", ".join(missing[:5])
+            self.problems.append(f"Kaggle does not list {names}, which the run wrote")
+        if not self.record and self._state.status == "COMPLETE":
+            self.problems.append(f"{self._run} left no {manifest.NAME}; its files are not verified")
+        if not self.problems:
+            return None
+        return VerificationError(
+            f"{'; '.join(self.problems)}.", f"Everything else is in {self._folder}."
+        )
+
+    def _note(self, complete: bool) -> None:
+        run, folder = self._run, str(self._folder)
+        if not complete and run.outputs.get("complete") and run.outputs["folder"] != folder:
+            return  # the whole of it is elsewhere: that is what the ledger tells
+        runs.record_outputs(
+            run,
+            folder=folder,
+            status=self._state.status,
+            complete=complete and self._state.status == "COMPLETE",
+            files=list(self.known.values()),
+            **manifest.summary(self.record),
+        )
+
+    def _fetch(self, name: str, advance: transfer.Advance) -> dict[str, Any]:
         """Fetch one file unless it is there already. Returns its entry for the ledger."""
         path = inside(self._folder, name)
         if name == manifest.NAME:
             write_whole(path, (self._run.folder / manifest.NAME).read_bytes())
             found = verify.check(path, name)
             return {"name": name, "size": found[0], "sha256": found[1], "verified": True}
-        expected = entry or known or {}
+        entry = self._entries.get(name)
+        expected = entry or self.known.get(name) or {}
         size, digest = expected.get("size"), expected.get("sha256")
-        if path.is_file() and digest and path.stat().st_size == size:
-            if sha256(path) == digest:
-                bar.advance(task, size)
-                return {"name": name, "size": size, "sha256": digest, "verified": entry is not None}
+        if path.is_file() and digest and path.stat().st_size == size and sha256(path) == digest:
+            advance(size)
+            return {"name": name, "size": size, "sha256": digest, "verified": entry is not None}
         size, digest = (entry["size"], entry["sha256"]) if entry else (None, None)
         found = (0, "")
 
         def check(part: Path) -> None:
             nonlocal found
             found = verify.check(part, name, size, digest)
-
-        def advance(count: int) -> None:
-            bar.advance(task, count)
 
         try:
             self._download(name, path, check, advance)
@@ -323,19 +363,6 @@ def _known(run: Run, folder: Path) -> Iterable[dict[str, Any]]:
     if run.outputs.get("folder") != str(folder):
         return []
     return _present(folder, run.outputs.get("files", []))
-
-
-def _refuse_foreign(folder: Path, names: Iterable[str], digests: dict[str, str]) -> None:
-    """Refuse to replace files that did not come from this run."""
-    for name in names:
-        path = inside(folder, name)
-        if path.is_file() and sha256(path) == digests.get(name):
-            continue
-        if path.exists():
-            raise UserError(
-                f"{path} is another file than this run's.",
-                "Choose another folder with --to, or replace it with --overwrite.",
-            )
 
 
 def _output(folder: Path, entry: dict[str, Any]) -> OutputFile:
