@@ -82,12 +82,16 @@ def test_a_key_that_kaggle_does_not_accept_is_told(tools, server, project):
     assert "did not accept the credentials" in findings(done)["GPU quota"]["words"]
 
 
-@pytest.mark.parametrize(("mode", "ok"), [(0o600, True), (0o644, False)])
-def test_a_token_that_others_can_read_is_told(tools, server, project, mode, ok):
-    token = Path.home() / ".kaggle" / "access_token"
-    token.parent.mkdir(exist_ok=True)
-    token.write_text(server.token)
-    token.chmod(mode)
+@pytest.mark.parametrize(("mode", "ok"), [(0o600, True), (0o640, False), (0o604, False)])
+@pytest.mark.parametrize(
+    "name", ["kaggle.json", "access_token", "access_token.txt", "credentials.json"]
+)
+def test_credentials_that_others_can_read_are_told(tools, server, project, name, mode, ok):
+    file = Path.home() / ".kaggle" / name
+    file.parent.mkdir(exist_ok=True)
+    key = json.dumps({"username": server.user, "key": server.key})
+    file.write_text(server.token if name.startswith("access_token") else key)
+    file.chmod(mode)
     found = findings(tools("doctor", "--json"))
     assert found["credentials"]["ok"] is ok
-    assert ok or f"chmod 600 {token}" in found["credentials"]["words"]
+    assert ok or f"chmod 600 {file}" in found["credentials"]["words"]

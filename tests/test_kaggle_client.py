@@ -103,13 +103,17 @@ def test_a_wrong_key_is_a_sign_in_error_that_does_not_show_it(kaggle, server):
     assert "k3y" not in str(failure.value)
 
 
-def test_a_message_that_repeats_the_key_is_redacted(kaggle, server):
+@pytest.mark.parametrize("variable", ["KAGGLE_KEY", "KAGGLE_API_TOKEN"])
+def test_a_message_that_repeats_the_secret_is_redacted(server, config, monkeypatch, variable):
+    secret = {"KAGGLE_KEY": server.key, "KAGGLE_API_TOKEN": server.token}[variable]
+    monkeypatch.delenv("KAGGLE_KEY")
+    monkeypatch.setenv(variable, secret)
     server.faults["GetAcceleratorQuotaStatistics"] = [
-        Reply(400, {"code": 400, "message": f"bad key {server.key} at http://x/?sig=1\x1b[2J"})
+        Reply(400, {"code": 400, "message": f"bad key {secret} at http://x/?sig=1\x1b[2J"})
     ]
-    with pytest.raises(RefusedError) as failure:
-        Kernels(kaggle).quota()
-    assert server.key not in str(failure.value)
+    with pytest.raises(RefusedError, match="bad key") as failure:
+        Kernels(Kaggle(config)).quota()
+    assert secret not in str(failure.value)
     assert "sig=" not in str(failure.value)
     assert "\x1b" not in str(failure.value)
 

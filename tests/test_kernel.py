@@ -231,9 +231,6 @@ def test_resuming_attaches_the_kernels_own_output(tools, server, project):
 
 
 def test_resuming_keeps_the_settings_that_training_began_with(tools, server, project):
-    def ended(version):
-        version.states, version.outputs = ["COMPLETE"], {"checkpoint.npz": b"PK\x03\x04"}
-
     server.on_push = ended
     first = ("--preset", "report", "--set", "steps=777", "--set", "note=a", "--timeout", "5")
     assert tools("push-kernel", *first).code == 0
@@ -252,9 +249,6 @@ def test_resuming_keeps_the_settings_that_training_began_with(tools, server, pro
 
 
 def test_resuming_with_what_makes_another_run_is_told_before_the_push(tools, server, project):
-    def ended(version):
-        version.states, version.outputs = ["COMPLETE"], {"checkpoint.npz": b"PK\x03\x04"}
-
     server.on_push = ended
     assert tools("push-kernel", "--set", "predictor=model").code == 0
     done = tools("push-kernel", "--resume", "--set", "predictor=mean")
@@ -307,6 +301,52 @@ def test_a_push_that_did_not_arrive_exits_6_and_is_not_repeated(tools, server, p
     assert "It is not known whether Kaggle took it" in done.err
     assert len(server.called("SaveKernel")) == 1
     assert ledger() == []
+
+
+def ended(version):
+    version.states, version.outputs = ["COMPLETE"], {"checkpoint.npz": b"PK\x03\x04"}
+
+
+def test_an_equal_version_from_before_is_not_taken_for_the_push_that_was_lost(
+    tools, server, project
+):
+    server.on_push = ended
+    assert tools("push-kernel").code == 0
+    server.faults["SaveKernel"] = [Drop()]
+    done = tools("push-kernel")
+    assert done.code == 6
+    assert "It is not known whether Kaggle took it" in done.err
+
+
+def test_another_version_meanwhile_is_not_taken_for_the_push_that_was_lost(tools, server, project):
+    server.add_version(KERNEL, states=["COMPLETE"])
+    server.add_version(KERNEL, states=["COMPLETE"], pushed={"slug": KERNEL, "text": "another"})
+    before = {"metadata": {"currentVersionNumber": 1}, "blob": {"source": ""}}
+    server.faults["GetKernel"] = [Reply(200, before)]
+    server.faults["SaveKernel"] = [Drop()]
+    done = tools("push-kernel")
+    assert done.code == 6
+    assert "It is not known whether Kaggle took it" in done.err
+    assert len(server.called("GetKernel")) == 2
+
+
+def test_the_projects_channel_order_and_scale_are_pushed(tools, server, project):
+    (project / "tools.toml").write_text('channel_order = "rgb"\nvalue_scale = "minmax"\n')
+    assert tools("push-kernel").code == 0
+    overrides = runs.find().push["overrides"]
+    assert (overrides["channel_order"], overrides["value_scale"]) == ("rgb", "minmax")
+    assert f"OVERRIDES: dict[str, object] = {overrides!r}" in server.called("SaveKernel")[0]["text"]
+
+
+def test_resuming_a_version_that_the_ledger_does_not_know_takes_no_other_ones_settings(
+    tools, server, project
+):
+    server.on_push = ended
+    assert tools("push-kernel", "--set", "steps=777").code == 0
+    server.add_version(KERNEL, states=["COMPLETE"], outputs={"checkpoint.npz": b"PK\x03\x04"})
+    done = tools("push-kernel", "--resume")
+    assert "The ledger has no settings of v2: give them with --set." in done.err
+    assert "steps" not in runs.find().push["overrides"]
 
 
 @pytest.mark.parametrize(

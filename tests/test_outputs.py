@@ -109,16 +109,26 @@ def test_files_go_to_a_folder_of_ones_own(tools, version, there):
     }
 
 
-def test_a_file_that_a_person_has_there_is_not_replaced(tools, version, project, there):
+@pytest.mark.parametrize("name", ["generator.h5", "run.json", "pix2pix-inpainting.log"])
+def test_a_file_that_a_person_has_there_is_not_replaced(tools, version, project, there, name):
     (project / "models").mkdir()
-    (project / "models" / "generator.h5").write_bytes(b"mine")
+    (project / "models" / name).write_bytes(b"mine")
     done = tools("fetch-outputs", "--to", "models")
     assert done.code == 1
-    assert "generator.h5 is another file than this run's. Choose another folder" in done.err
-    assert (project / "models" / "generator.h5").read_bytes() == b"mine"
-    assert there("models") == ["generator.h5"]
+    assert f"{name} is another file than this run's. Choose another folder" in done.err
+    assert (project / "models" / name).read_bytes() == b"mine"
+    assert there("models") == [name]
     assert tools("fetch-outputs", "--to", "models", "--overwrite").code == 0
-    assert (project / "models" / "generator.h5").read_bytes() == FILES["generator.h5"]
+    assert (project / "models" / name).read_bytes() != b"mine"
+
+
+@pytest.mark.parametrize(("state", "code"), [("COMPLETE", 0), ("ERROR", 1)])
+def test_a_persons_own_partial_txt_stays_what_it_is(tools, version, project, state, code):
+    version.states = [state]
+    (project / "models").mkdir()
+    (project / "models" / "PARTIAL.txt").write_text("mine")
+    assert tools("fetch-outputs", "--to", "models").code == code
+    assert (project / "models" / "PARTIAL.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("state", ["COMPLETE", "ERROR"])

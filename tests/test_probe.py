@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from tests.conftest import PROJECT
-from tests.peers.kaggle import Drop
+from tests.peers.kaggle import Drop, Lost
+from tests.peers.scoring import scorer
 from tests.testset import SPOTS, rows, write_submission, write_test_set
 from tools import runs, settings, submission_file
 from tools.holes import find_masked_info, read_holes
@@ -121,6 +122,14 @@ def test_a_lost_answer_submits_nothing_twice(probe, written, server):
     assert len(server.competition.submissions) == 4
 
 
+def test_a_submission_whose_answer_was_lost_is_found_by_the_next_call(probe, written, server):
+    server.faults["CreateSubmission"] = [Lost()]
+    server.faults["ListSubmissions"] = [None, Drop(), None]
+    assert probe("--yes").code == 6
+    assert probe("--yes").code == 0
+    assert len(server.competition.submissions) == 4
+
+
 def test_one_that_kaggle_could_not_score_exits_3_and_is_sent_again_by_the_next_call(
     probe, written, server
 ):
@@ -175,27 +184,29 @@ def test_rules_that_are_not_accepted_exit_3_before_anything_is_written(probe, pr
     assert not (project / "runs").exists()
 
 
-def test_the_fill_is_written_by_the_kernel_itself(project, server):
+def test_the_kernel_writes_the_four_ways_and_true_scores_tell_the_right_one(project, server):
     test = project / "data" / "Dataset" / "Testing_Data"
     for number, (name, *_) in enumerate(SPOTS):
-        Image.linear_gradient("L").convert("RGB").rotate(90 * number).save(test / name)
-    server.competition.allowed_today = 1
+        gray = Image.linear_gradient("L").rotate(90 * number).point(lambda value: 50 + value // 2)
+        # Three colours that differ, and none of them from end to end: the four ways differ too.
+        colours = [gray, gray.transpose(Image.Transpose.ROTATE_180), gray.point(lambda v: v // 2)]
+        Image.merge("RGB", colours).save(test / name)
+    server.competition.score = scorer(test, channel_order="rgb")
     command = [sys.executable, "-m", "tools", "probe", "--yes"]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 3, done.stderr
-    assert "1 of 4 fills are scored" in done.stderr
-    written = runs.root() / "probe" / "bgr-unit" / "submission.csv.gz"
-    assert server.competition.contents == [written.read_bytes()]
+    assert done.returncode == 0, done.stderr
+    chosen = settings.load(project)
+    assert (chosen.channel_order, chosen.value_scale) == ("rgb", "unit")
+    assert len(set(server.competition.contents)) == 4
     holes = read_holes(find_masked_info(project / "data"))
-    assert submission_file.check(written, holes).rows == 101_250
-    run = json.loads((written.parent / "run.json").read_text())
-    assert run["config"]["predictor"] == "harmonic"
-    assert run["submission"] | {"rows": 101_250} == {
-        "file": "submission.csv.gz",
-        "rows": 101_250,
-        "channel_order": "bgr",
-        "value_scale": "unit",
-    }
+    for way, content in zip(SCORES, server.competition.contents, strict=True):
+        written = runs.root() / "probe" / way / "submission.csv.gz"
+        assert written.read_bytes() == content
+        assert submission_file.check(written, holes).rows == 101_250
+        run = json.loads((written.parent / "run.json").read_text())
+        assert run["config"]["predictor"] == "harmonic"
+        wrote = run["submission"]
+        assert f"{wrote['channel_order']}-{wrote['value_scale']}" == way
 
 
 def test_a_mistake_that_the_kernel_names_is_told_in_its_words(probe, project, server):

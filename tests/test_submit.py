@@ -246,6 +246,17 @@ def test_a_team_mates_submission_meanwhile_is_not_taken_for_ours(submit, server)
     assert ledger() == []
 
 
+def test_another_submission_that_came_meanwhile_is_not_taken_for_ours(submit, server):
+    upload, _ = server.storage.announce("other.csv", 0)
+    body = {"blobFileTokens": upload, "competitionName": "photo-reconstruction"}
+    server.CreateSubmission(body | {"submissionDescription": "another"})
+    server.faults["ListSubmissions"] = [Reply(200, {"submissions": []})]  # as it was before
+    server.faults[CREATE] = [Drop()]
+    failed(6, submit(), "does not list the submission")
+    assert len(server.called("ListSubmissions")) == 2
+    assert ledger() == []
+
+
 def test_a_damaged_note_of_the_last_attempt_is_named_and_kept(submit, server):
     runs.root().mkdir()
     intent().write_text('{"known": [')
@@ -356,6 +367,19 @@ def test_ctrl_c_leaves_the_submission_alone_and_says_how_to_come_back(project, s
     assert "tools submit --message 'a fill' fill.csv.gz" in said
     assert "Traceback" not in said
     assert submit().code == 0
+    assert len(server.competition.submissions) == 1
+
+
+def test_ctrl_c_while_the_leaderboard_is_asked_loses_no_rank(project, server, submit):
+    server.faults["GetLeaderboard"] = [Hang()]
+    command = [sys.executable, "-m", "tools", "submit", "-m", "a fill", "fill.csv.gz"]
+    environment = {**os.environ, "TOOLS_TIMEOUT": "60"}
+    program = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment)
+    server.wait_for("GetLeaderboard")
+    program.send_signal(signal.SIGINT)
+    program.communicate()
+    assert program.returncode == 130
+    assert "rank  2 of 4" in submit().out
     assert len(server.competition.submissions) == 1
 
 
@@ -487,6 +511,16 @@ def test_a_code_submission_names_the_pinned_version_and_uploads_nothing(tools, p
     ]
     assert server.called("StartSubmissionUpload") == []
     assert len(runs.read(pushed.folder).submissions) == 1
+
+
+@pytest.mark.parametrize(("fault", "code", "sent"), [(Lost(), 0, 1), (Drop(), 6, 0)])
+def test_a_code_submission_whose_answer_was_lost_is_sent_once(
+    tools, pushed, server, fault, code, sent
+):
+    server.faults["CreateCodeSubmission"] = [fault]
+    assert tools("submit", "-m", "v3", "--code").code == code
+    assert len(server.called("CreateCodeSubmission")) == 1
+    assert len(server.competition.submissions) == sent
 
 
 def test_a_code_submission_takes_no_file(tools, pushed):

@@ -3,12 +3,14 @@ import os
 import socket
 import ssl
 import threading
+from pathlib import Path
 
 import pytest
 import requests
 
 from tests.peers.kaggle import Cut, Drop, KaggleServer, Reply
 from tests.peers.tunnel import write_certificate
+from tests.ports import free_port
 from tools import settings, transfer, verify
 from tools.errors import NetworkError, UserError, VerificationError
 
@@ -138,6 +140,39 @@ def test_a_redirect_to_an_unsafe_place_is_not_followed_for_its_bytes(server, fet
         with pytest.raises(VerificationError, match="not HTTPS"):
             fetch()
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("way", ["download", "upload"])
+def test_a_signed_address_where_nobody_listens_is_never_printed(tmp_path, capfd, way):
+    endpoint = f"http://127.0.0.1:{free_port()}"
+    address = f"{endpoint}/storage/000000/model.h5?X-Goog-Signature=s3cr3t"
+    file, slept = tmp_path / "model.h5", []
+    config = settings.Settings(kaggle_endpoint=endpoint, timeout=20)
+    patience = transfer.Patience(100, sleep=slept.append, clock=lambda: sum(slept))
+    with pytest.raises(NetworkError) as failure:
+        if way == "download":
+            transfer.download(lambda: address, file, config, patience=patience)
+        else:
+            file.write_bytes(BODY)
+            transfer.upload(address, file, config, patience=patience)
+    printed = capfd.readouterr()
+    for secret in ("Signature", "s3cr3t", "/storage/"):
+        assert secret not in str(failure.value) + printed.out + printed.err
+    assert "the connection was refused" in str(failure.value)
+    assert "model.h5: the connection was refused; trying again in" in printed.err
+
+
+def test_a_password_in_the_users_netrc_does_not_reach_the_storage(
+    server, fetch, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("NETRC", raising=False)
+    (Path.home() / ".netrc").write_text("machine 127.0.0.1 login ada password n3trc\n")
+    assert requests.utils.get_netrc_auth(server.url) == ("ada", "n3trc")
+    file = fetch()
+    config = settings.Settings(kaggle_endpoint=server.url, timeout=20)
+    transfer.upload(server.storage.announce("model.h5", len(BODY))[1], file, config)
+    assert [call.name for call in server.calls] == ["download", "upload"]
+    assert not [call.name for call in server.calls if "Authorization" in call.headers]
 
 
 def test_an_empty_file_is_a_file(fetch):

@@ -12,6 +12,7 @@ from tests.bench_upload import measured, random_file
 from tests.peers.drive import Fault
 from tests.test_outputs import KERNEL, hdf5, record
 from tools import runs
+from tools.drive_login import token_file
 
 FILES = {
     "generator.h5": hdf5(),
@@ -207,8 +208,20 @@ def test_outputs_that_are_not_what_the_run_recorded_go_nowhere(tools, version, b
     assert objects(bucket) == []
 
 
-def test_no_session_and_no_token_is_ever_printed(tools, fetched, drive, bucket, caplog):
-    drive.token = None
+@pytest.fixture
+def signed_in(drive):
+    """A sign-in to the Drive, which takes nothing without it; gives all of its secrets."""
+    drive.token = "access-token-of-the-test"
+    client = drive.client_secret()["installed"]
+    secrets = {"refresh_token": "refresh-token-of-the-test"}
+    secrets["client_secret"] = client["client_secret"]
+    kept = {"token_uri": client["token_uri"], "client_id": client["client_id"], "scopes": []}
+    token_file().parent.mkdir(parents=True)
+    token_file().write_text(json.dumps(kept | secrets))
+    return [drive.token, *secrets.values()]
+
+
+def test_no_session_and_no_token_is_ever_printed(tools, fetched, drive, signed_in, caplog):
     drive.faults = [
         Fault("PUT", "/upload/", drop=True, times=3),
         Fault("PUT", "/upload/", status=503, times=3),
@@ -216,7 +229,10 @@ def test_no_session_and_no_token_is_ever_printed(tools, fetched, drive, bucket, 
     ]
     done = tools("upload", "--to", "drive:root")
     assert done.code == 3
-    assert "upload_id" not in done.out + done.err + caplog.text
+    assert "somethingNew" in done.err
+    assert any("upload_id" in request for request in drive.requests)
+    for secret in ("upload_id", *signed_in):
+        assert secret not in done.out + done.err + caplog.text
 
 
 def test_a_terminal_sees_a_bar_for_each_file_and_one_for_all(fetched, drive, python, tmp_path):

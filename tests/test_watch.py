@@ -2,8 +2,10 @@ import contextlib
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
+import time
 
 import pytest
 
@@ -137,6 +139,39 @@ def test_json_of_a_failed_run_stands_on_stdout_with_exit_code_4(tools, version):
 
 
 @pytest.fixture
+def overtaken(version, server):
+    """Version 2 runs while version 3, with other lines and another file, is there already."""
+    version.states, version.outputs = ["RUNNING"], {"log.csv": b"2"}
+    newer = server.add_version(KERNEL, states=["RUNNING"], outputs={"log.csv": b"three"})
+    newer.say("step 9/9 | gen 3.0 | eta 0:00", "three")
+    runs.record_push(KERNEL, 3)
+
+
+def labels(server):
+    """The versions that all requests about the kernel named."""
+    return {call.body["versionLabel"] for call in server.calls if "kernelSlug" in call.body}
+
+
+def test_the_log_that_is_followed_is_that_of_the_pinned_version(tools, overtaken, server):
+    done = tools("logs", "v2", "--follow")
+    assert done.out == "step 5/10 | gen 1.0 | eta 0:10\nTraceback\nValueError: no GPU\n"
+    assert len(server.called("logs")) == 1 and labels(server) == {"v2"}
+
+
+def test_the_progress_is_that_of_the_pinned_version(tools, overtaken, server):
+    done = tools("status", "v2")
+    assert (done.code, done.out) == (0, f"{KERNEL} v2 RUNNING\n")
+    assert "step 5 of 10 | gen 1.0 | eta 0:10" in done.err
+    assert len(server.called("logs")) == 1 and labels(server) == {"v2"}
+
+
+def test_the_files_that_are_listed_are_those_of_the_pinned_version(tools, overtaken, server):
+    found = tools("fetch-outputs", "v2", "--list", "--json").json
+    assert (found["version"], found["files"]) == (2, [{"name": "log.csv", "size": 1}])
+    assert len(server.called("ListKernelFiles")) == 1 and labels(server) == {"v2"}
+
+
+@pytest.fixture
 def clocked(version, server):
     """Wait with a clock of its own; returns the pauses that were made."""
 
@@ -202,14 +237,19 @@ def test_a_terminal_shows_a_bar_moved_by_the_kernels_lines(version, server, pyth
     command = [python, "-m", "tools", "wait"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=True)
     os.close(theirs)
-    shown = b""
-    with contextlib.suppress(OSError):  # the terminal's end
-        while chunk := os.read(terminal, 4096):
-            shown += chunk
-            if b"5/10" in shown and b"gen 1.0" in shown:
-                version.states = ["COMPLETE"]
-    os.close(terminal)
-    assert process.communicate(timeout=20)[0] == f"{KERNEL} v2 COMPLETE\n"
+    shown, until = b"", time.monotonic() + 20
+    try:
+        with contextlib.suppress(OSError):  # the terminal's end
+            while select.select([terminal], [], [], 20)[0] and time.monotonic() < until:
+                chunk = os.read(terminal, 4096)
+                shown += chunk
+                if b"5/10" in shown and b"gen 1.0" in shown:
+                    version.states = ["COMPLETE"]
+        assert version.states == ["COMPLETE"], shown.decode()
+        assert process.communicate(timeout=20)[0] == f"{KERNEL} v2 COMPLETE\n"
+    finally:
+        process.kill()
+        os.close(terminal)
     assert f"{KERNEL} v2 RUNNING" in shown.decode()
 
 

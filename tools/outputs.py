@@ -173,8 +173,8 @@ def fetch(
     fetching.fetch_all(wanted)
     fetching.add_log(log)
     failure = fetching.verdict(partly=bool(include))
-    if state.status == "COMPLETE":
-        (folder / PARTIAL).unlink(missing_ok=True)  # of a failed version that lay here
+    if state.status == "COMPLETE" and _is_mark(folder / PARTIAL, run):
+        (folder / PARTIAL).unlink()  # of a failed version that lay here
     if fetching.record and fetching.record.get("status") == "stopped":
         console.note("Training was stopped early; go on with it: tools push-kernel --resume")
     return _present(folder, fetching.known.values()), failure
@@ -182,6 +182,18 @@ def fetch(
 
 def _present(folder: Path, entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [entry for entry in entries if inside(folder, entry["name"]).is_file()]
+
+
+def _is_mark(path: Path, run: Run) -> bool:
+    """Whether a file is what marks a failed version of the run's kernel."""
+    return path.is_file() and path.read_bytes().startswith(f"{run.kernel} v".encode())
+
+
+def _foreign(path: Path) -> UserError:
+    return UserError(
+        f"{path} is another file than this run's.",
+        "Choose another folder with --to, or replace it with --overwrite.",
+    )
 
 
 class _Fetching:
@@ -242,10 +254,10 @@ class _Fetching:
             if name in self.known or not path.exists():
                 continue
             if not (path.is_file() and sha256(path) == digests.get(name)):
-                raise UserError(
-                    f"{path} is another file than this run's.",
-                    "Choose another folder with --to, or replace it with --overwrite.",
-                )
+                raise _foreign(path)
+        mark = self._folder / PARTIAL
+        if self._state.status != "COMPLETE" and mark.exists() and not _is_mark(mark, self._run):
+            raise _foreign(mark)
 
     def fetch_all(self, wanted: Sequence[str]) -> None:
         """Fetch what is missing or differs; one that is not what it should be is a problem."""

@@ -298,14 +298,14 @@ class Submitter:
         """
         with console.way_back(f"Submission {entry['ref']} goes on. {self._way_back}"):
             seen = self._wait(entry)
+            rank = self._rank(seen)
+        # At once: whoever finds a score in the ledger asks for nothing more.
         entry |= {"status": seen.status, "score": seen.score, "error": seen.error}
         entry["ratio_to_report"] = None if seen.score is None else seen.score / REPORT_SCORE
+        entry |= rank
         runs.record_submission(folder, entry)
         if seen.status != "COMPLETE":
             raise self._not_scored(entry)
-        if seen.score is not None:
-            entry |= self._rank(seen.score, seen.team)
-            runs.record_submission(folder, entry)
         return entry
 
     def _wait(self, entry: dict[str, Any]) -> Submission:
@@ -334,10 +334,14 @@ class Submitter:
                 time.sleep(min(pause, left))
                 pause = min(pause * 1.5, 60)
 
-    def _rank(self, score: float, team: str) -> dict[str, Any]:
+    def _rank(self, seen: Submission) -> dict[str, Any]:
         """The place on the public leaderboard that a score (RMSE) earns the team."""
+        score = seen.score
+        if seen.status != "COMPLETE" or score is None:
+            return {}
         try:
-            others = [row for row in self.kaggle.leaderboard(self.competition) if row.team != team]
+            rows = self.kaggle.leaderboard(self.competition)
+            others = [row for row in rows if row.team != seen.team]
         except (NetworkError, RefusedError) as failure:
             console.note(f"The rank is not known: {failure}")
             return {}
