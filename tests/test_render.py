@@ -100,6 +100,16 @@ def test_a_script_that_prints_something_else_is_refused(project, printed):
         render.effective_config(f"print({printed!r})", project)
 
 
+def test_the_quick_script_of_the_tests_has_the_contract_of_the_kernel():
+    quick = render.effective_config(SCRIPT, PROJECT)
+    true = render.effective_config(KERNEL.read_text(), PROJECT)
+    del quick.session["note"]  # text of any kind
+    for ours, theirs in ((quick.run, true.run), (quick.session, true.session)):
+        assert {name: type(value) for name, value in ours.items()}.items() <= {
+            name: type(value) for name, value in theirs.items()
+        }.items()
+
+
 def test_the_kernel_names_a_setting_that_it_does_not_have():
     rendered = render.render(KERNEL.read_text(), {"lamda_l1": 400.0})
     with pytest.raises(UserError, match="lamda_l1"):

@@ -78,6 +78,21 @@ def test_a_budget_is_steps_or_minutes():
             sweep.Budget.parse(text)
 
 
+def test_other_data_limits_budgets_and_seeds_have_folders_of_their_own(tmp_path):
+    given = ({"width": "8"}, 0, tmp_path, 0, "10")
+    others = [
+        ({"width": "9"}, 0, tmp_path, 0, "10"),
+        ({"width": "8"}, 1, tmp_path, 0, "10"),
+        ({"width": "8"}, 0, tmp_path / "other", 0, "10"),
+        ({"width": "8"}, 0, tmp_path, 3, "10"),
+        ({"width": "8"}, 0, tmp_path, 0, "10m"),
+        ({"width": "8", "name": "x" * 60}, 0, tmp_path, 0, "10"),
+        ({"width": "8", "name": "x" * 61}, 0, tmp_path, 0, "10"),
+    ]
+    assert len({sweep.folder_of(*each) for each in (given, *others)}) == 8
+    assert sweep.folder_of(*given) == sweep.folder_of(*given)
+
+
 def test_it_tables_every_variant_over_its_seeds_and_runs_nothing_twice(python, sample, workplace):
     change = ("--change", "residual=false width=16")
     words = command(

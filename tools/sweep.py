@@ -103,10 +103,11 @@ def shared(variants: Sequence[dict[str, str]]) -> dict[str, str]:
     return dict(both) if others else {}
 
 
-def folder_of(variant: dict[str, str], seed: int, conditions: Sequence[object]) -> str:
+def folder_of(variant: dict[str, str], seed: int, data: Path, limit: int, budget: str) -> str:
     """Name a variant's folder; a digest tells apart what is cut off, data, limits and budgets."""
     name = re.sub(r"[^A-Za-z0-9.=_-]+", "-", spell(variant))
-    digest = hashlib.sha256(f"{spell(variant)} {conditions}".encode()).hexdigest()[:6]
+    conditions = (spell(variant), str(data.resolve()), limit, budget)
+    digest = hashlib.sha256(repr(conditions).encode()).hexdigest()[:6]
     return f"{name[:60]}-{digest}-seed{seed}"
 
 
@@ -249,13 +250,12 @@ def run_sweep(
         data = datasets.sample_folder()
     base = runs.root() / FOLDER / name
     settings = {"preset": "best", "data": str(data), "limit": limit}
-    conditions = (str(data.resolve()), limit, budget)
     rows, curves = [], {}
     with alone(base / ".lock", f"another sweep goes on in {base}: waiting until it has ended"):
         for variant in combinations:
             results, lines = [], []
             for seed in range(seeds):
-                out = base / folder_of(variant, seed, conditions)
+                out = base / folder_of(variant, seed, data, limit, budget)
                 result = run_variant(variant, seed, settings, allowance, out)
                 results.append(result)
                 lines.append(curve(out, result["config"]["batch_size"]))
