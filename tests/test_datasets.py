@@ -6,7 +6,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 
 def tools(python, *arguments, **options):
@@ -86,6 +86,18 @@ def test_the_central_square_is_taken(photos, tmp_path):
     Image.fromarray(stripes).save(tmp_path / "stripes.png")
     pixels = np.asarray(central_square(tmp_path / "stripes.png"))
     assert pixels.shape == (256, 256, 3) and pixels.min() > 240
+
+
+def test_a_photo_that_was_taken_with_the_camera_turned_comes_out_upright(tmp_path):
+    from tools.datasets import central_square
+
+    turned = np.zeros((90, 90, 3), np.uint8)
+    turned[:, :45] = 255  # what is stored as the left is shown as the top
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(turned).save(tmp_path / "turned.jpg", exif=exif)
+    pixels = np.asarray(central_square(tmp_path / "turned.jpg"))
+    assert pixels[:110].min() > 200 and pixels[146:].max() < 50
 
 
 def test_unreadable_files_are_listed_with_the_reason_and_left_out(python, photos, tmp_path):

@@ -20,6 +20,11 @@ def test_all_is_well(tools, server, project):
     assert "pix2pix-inpainting on NvidiaTeslaT4" in done.out
 
 
+def test_time_that_running_sessions_have_reserved_is_not_left(tools, server, project):
+    server.quota["timeReserved"] = "7200s"
+    assert "27.0 of 30 h left" in tools("doctor").out
+
+
 def findings(done):
     return {finding["check"]: finding for finding in done.json}
 

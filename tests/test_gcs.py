@@ -6,7 +6,7 @@ import google.cloud.storage.blob
 import pytest
 
 from tests.peers.cutting_proxy import CuttingProxy
-from tests.peers.gcs import gcp_storage_emulator, new_bucket
+from tests.peers.gcs import Permissions, gcp_storage_emulator, new_bucket
 from tests.ports import free_port
 from tools.destinations import check, connect, deliver, ready, upload
 from tools.errors import NetworkError, RefusedError, SignInError, UserError, VerificationError
@@ -178,6 +178,42 @@ def test_a_check_asks_the_service_for_the_permissions(monkeypatch, quick):
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
         bucket = new_bucket()
         assert check(f"gs://{bucket.name}").endswith("can write")
+
+
+CREATE, GET, DELETE = (f"storage.objects.{name}" for name in ("create", "get", "delete"))
+
+
+@pytest.mark.parametrize(
+    ("held", "overwrite", "missing"),
+    [
+        ([CREATE], False, [GET]),
+        ([GET, DELETE], False, [CREATE]),
+        ([], False, [CREATE, GET]),
+        ([CREATE, GET], True, [DELETE]),
+    ],
+)
+def test_permissions_that_are_missing_are_named(monkeypatch, held, overwrite, missing):
+    with Permissions(*held) as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        with pytest.raises(RefusedError) as failure:
+            ready(["gs://team-models/{slug}"], ORIGIN, overwrite)
+    assert failure.value.exit_code == 3
+    lacking = f"may not write to gs://team-models/pix2pix: it lacks {', '.join(missing)}."
+    assert failure.value.message.endswith(lacking)
+    assert "roles/storage.objectUser" in failure.value.remedy
+
+
+def test_the_permission_to_delete_is_asked_for_only_where_objects_may_be_replaced(
+    tools, project, monkeypatch
+):
+    with Permissions(CREATE, GET) as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        command = ("upload", "--check", "--to", "gs://team-models")
+        assert tools(*command).out == "gs://team-models: can write\n"
+        refused = tools(*command, "--overwrite")
+    assert (refused.code, refused.out) == (3, "")
+    assert DELETE in refused.err
+    assert server.asked == [[CREATE, GET], [CREATE, GET, DELETE]]
 
 
 def test_a_bucket_that_does_not_exist_is_named_with_the_command_that_makes_it(bucket):

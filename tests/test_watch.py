@@ -149,7 +149,7 @@ def overtaken(version, server):
 
 def labels(server):
     """The versions that all requests about the kernel named."""
-    return {call.body["versionLabel"] for call in server.calls if "kernelSlug" in call.body}
+    return {call.body.get("versionLabel") for call in server.calls if "kernelSlug" in call.body}
 
 
 def test_the_log_that_is_followed_is_that_of_the_pinned_version(tools, overtaken, server):
@@ -237,11 +237,12 @@ def test_a_terminal_shows_a_bar_moved_by_the_kernels_lines(version, server, pyth
     command = [python, "-m", "tools", "wait"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=True)
     os.close(theirs)
-    shown, until = b"", time.monotonic() + 20
+    shown, until = b"", time.monotonic() + 30
     try:
         with contextlib.suppress(OSError):  # the terminal's end
-            while select.select([terminal], [], [], 20)[0] and time.monotonic() < until:
-                chunk = os.read(terminal, 4096)
+            while select.select([terminal], [], [], 30)[0] and time.monotonic() < until:
+                if not (chunk := os.read(terminal, 4096)):
+                    break
                 shown += chunk
                 if b"5/10" in shown and b"gen 1.0" in shown:
                     version.states = ["COMPLETE"]
