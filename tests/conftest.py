@@ -1,16 +1,14 @@
 """What every test needs: no colours, a wide terminal, and nobody's credentials."""
 
 import hashlib
-import json
 import os
 import shutil
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-PROJECT = Path(__file__).resolve().parent.parent
+from tests.project import PROJECT, SCRIPT, Done
 
 
 @pytest.fixture(autouse=True)
@@ -41,36 +39,6 @@ def python():
     return sys.executable
 
 
-SCRIPT = '''"""A kernel with the contract of the true one, and nothing to wait for."""
-
-# %% Imports
-import json
-import sys
-
-OVERRIDES: dict[str, object] = {}
-
-# %% Run
-CONFIG = {
-    "preset": "report",
-    "predictor": "model",
-    "steps": 150000,
-    "time_budget": 8.5,
-    "channel_order": "bgr",
-    "value_scale": "unit",
-    "resume_from": "",
-    "require_gpu": False,
-    "note": "",
-}
-for name, value in OVERRIDES.items():
-    if type(value) is not type(CONFIG.get(name)):
-        sys.exit(f"error: {name} = {value!r} is not a setting; there are {', '.join(CONFIG)}.")
-if "--print-config" in sys.argv:
-    config = CONFIG | OVERRIDES
-    run = {name: config.pop(name) for name in ("preset", "predictor")}
-    print(json.dumps({"run": run, "session": config}))
-'''
-
-
 @pytest.fixture
 def server(monkeypatch):
     """A Kaggle of this test's own, with its variables set."""
@@ -95,18 +63,6 @@ def project(tmp_path, monkeypatch):
     (folder / "kernel-metadata.json").write_text(metadata)
     monkeypatch.chdir(folder)
     return folder
-
-
-class Done(NamedTuple):
-    """What a command left: exit code, stdout, stderr."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self):
-        return json.loads(self.out)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """What every failure of a command has in common."""
 
-from tests.conftest import Done
+from tests.project import Done
 
 
 def failed(code: int, done: Done, *parts: str) -> None:

@@ -3,8 +3,8 @@ import re
 import subprocess
 
 import pytest
-from conftest import PROJECT
 
+from tests.project import PROJECT
 from tools.cli import app
 
 HEAVY = ("kaggle", "kagglesdk", "google", "tensorflow", "pandas", "numpy", "PIL", "requests")

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 
-from conftest import PROJECT
+from tests.project import PROJECT
 
 QUICK = ("--steps", "2", "--preset", "report", "--set", "width=2", "--set", "log_every=1")
 

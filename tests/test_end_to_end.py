@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from tests.conftest import PROJECT
 from tests.peers.scoring import scorer
+from tests.project import PROJECT
 
 
 @pytest.fixture

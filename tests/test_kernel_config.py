@@ -2,7 +2,8 @@ import json
 import subprocess
 
 import pytest
-from conftest import PROJECT
+
+from tests.project import PROJECT
 
 
 def test_settings_come_from_the_preset_then_overrides_then_the_command_line(run_kernel):

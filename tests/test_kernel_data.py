@@ -6,10 +6,10 @@ import subprocess
 
 import numpy as np
 import pytest
-from conftest import PROJECT
 from PIL import Image
 
 from tests.peers.gcs import google_over_tls
+from tests.project import PROJECT
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import sys
 import pytest
 from PIL import Image
 
-from tests.conftest import PROJECT
 from tests.peers.kaggle import Drop, Lost
 from tests.peers.scoring import scorer
+from tests.project import PROJECT
 from tests.testset import SPOTS, rows, write_submission, write_test_set
 from tools import runs, settings, submission_file
 from tools.holes import find_masked_info, read_holes

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from tests.conftest import PROJECT, SCRIPT
+from tests.project import PROJECT, SCRIPT
 from tools import render
 from tools.errors import UserError
 

@@ -7,8 +7,8 @@ import subprocess
 import time
 
 import pytest
-from conftest import PROJECT
 
+from tests.project import PROJECT
 from tools import sweep
 from tools.errors import UserError
 

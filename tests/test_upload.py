@@ -10,7 +10,7 @@ import pytest
 
 from tests.bench_upload import measured, random_file
 from tests.peers.drive import Fault
-from tests.test_outputs import KERNEL, hdf5, record
+from tests.run_record import KERNEL, hdf5, record
 from tools import runs
 from tools.drive_login import token_file
 
