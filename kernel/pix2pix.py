@@ -642,14 +642,14 @@ def free_memory() -> int:
         return 4 << 30
 
 
-def choose_cache(cache: str, count: int) -> str:
-    """Choose where ``count`` decoded photos are kept, if ``auto``."""
+def choose_cache(cache: str, count: int, memory: int, disk: int) -> str:
+    """Choose where ``count`` decoded photos are kept, if ``auto``; what is free is in bytes."""
     size = count * SIDE * SIDE * 3
     if cache != "auto":
         return cache
-    if size <= free_memory() // 2:
+    if size <= memory // 2:
         return "memory"
-    return "disk" if size <= shutil.disk_usage(tempfile.gettempdir()).free // 2 else "none"
+    return "disk" if size <= disk // 2 else "none"
 
 
 def decode_all(paths: Sequence[Path], what: str, cache: str) -> tuple[np.ndarray, dict[int, str]]:
@@ -772,7 +772,8 @@ def load_dataset(config: Config) -> Dataset:
     photos, faults = list_training(base)
     total = len(photos) + len(faults)
     training, validation = split(photos, config)
-    cache = choose_cache(config.cache, len(training))
+    scratch = shutil.disk_usage(tempfile.gettempdir()).free
+    cache = choose_cache(config.cache, len(training), free_memory(), scratch)
 
     def whole(photos: list[Photo], what: str, cache: str, masked: bool) -> Pictures:
         """Decode pictures, and leave out those of which a file is faulty."""

@@ -247,15 +247,10 @@ def test_a_faulty_photo_is_left_out_on_the_scratch_disk_itself(pix2pix, dataset)
 @pytest.mark.parametrize(
     ("memory", "disk", "choice"), [(20, 0, "memory"), (19, 20, "disk"), (19, 19, "none")]
 )
-def test_the_cache_is_where_half_of_what_is_free_will_do(
-    pix2pix, monkeypatch, memory, disk, choice
-):
-    photo = 256 * 256 * 3
-    monkeypatch.setattr(pix2pix, "free_memory", lambda: memory * photo)
-    usage = shutil.disk_usage("/")._replace(free=disk * photo)
-    monkeypatch.setattr(pix2pix.shutil, "disk_usage", lambda _: usage)
-    assert pix2pix.choose_cache("auto", 10) == choice
-    assert pix2pix.choose_cache("disk", 10) == "disk"
+def test_the_cache_is_where_half_of_what_is_free_will_do(pix2pix, memory, disk, choice):
+    free = (memory * 256 * 256 * 3, disk * 256 * 256 * 3)
+    assert pix2pix.choose_cache("auto", 10, *free) == choice
+    assert pix2pix.choose_cache("disk", 10, *free) == "disk"
 
 
 TINY = ("--preset", "best", "--width", "8", "--patch", "8", "--depth", "2", "--blocks", "1")

@@ -56,10 +56,9 @@ def test_a_version_that_is_not_shown_yet_is_queued(tools, server, project):
     assert tools("status").out == f"{KERNEL} v2 QUEUED\n"
 
 
-def test_a_version_that_is_still_unknown_after_a_while_exits_3(tools, server, project, monkeypatch):
+def test_a_version_that_is_still_unknown_after_a_while_exits_3(tools, server, project):
     server.add_version(KERNEL)
-    monkeypatch.setattr(runs, "now", lambda: "2026-01-01T00:00:00Z")
-    runs.record_push(KERNEL, 2)
+    runs.record_push(KERNEL, 2, pushed_at="2026-01-01T00:00:00Z")
     done = tools("status")
     assert done.code == 3
     assert f"Kaggle refused asking for the status of {KERNEL} v2 (404)" in done.err
