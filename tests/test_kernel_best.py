@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from test_kernel_training import step_of_noise
+
+from tests.kernel_runs import step_of_noise
 
 TINY = ("--preset", "best", "--width", 8, "--blocks", 1, "--batch-size", 2, "--log-every", 1)
 
@@ -55,6 +56,40 @@ def test_errors_outside_the_holes_do_not_count(pix2pix):
     assert np.array_equal(*losses)
     wanted = np.sum(((target - seen) * mask).numpy() ** 2, dtype=np.float64) / (2 * 2 * 5625 * 3)
     assert losses[0][pix2pix.LOSSES.index("l2")] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_losses_over_two_pairs_of_holes_are_means_over_the_values_of_all_four(pix2pix):
+    boxes = np.array([[(0, 0), (10, 100), (100, 5), (181, 181)]] * 2, np.int32)
+    seen, _, target = step_of_noise(2)
+    model = pix2pix.Pix2Pix(small(pix2pix, hole_pairs=2, holes="random"))
+    got = model.train_step(seen, pix2pix.hole_mask(boxes), target).numpy()
+    got = dict(zip(pix2pix.LOSSES, got, strict=True))
+    difference = (target - seen).numpy().astype(np.float64)  # step 0 leaves its input as it is
+    cut = [
+        picture[top : top + 75, left : left + 75]
+        for picture, corners in zip(difference, boxes, strict=True)
+        for top, left in corners
+    ]
+    assert got["l1"] == pytest.approx(np.mean(np.abs(cut)), rel=1e-5)
+    assert got["l2"] == pytest.approx(np.mean(np.square(cut)), rel=1e-5)
+
+
+def test_a_gradient_longer_than_clip_norm_is_scaled_to_it_and_a_shorter_one_is_left(pix2pix):
+    weights = []
+    for clip_norm, first_norm in ((1.0, 10.0), (0.0, 1.0)):
+        keras.utils.set_random_seed(0)
+        settings = {"optimizer": "adam", "schedule": "constant", "warmup": 0}
+        model = pix2pix.Pix2Pix(small(pix2pix, clip_norm=clip_norm, **settings))
+        variables, rng = model.generator.trainable_variables, np.random.default_rng(0)
+        # Adam takes no notice of the length of a first gradient, only of what follows beside it.
+        for norm in (first_norm, 0.5):
+            drawn = [rng.normal(size=v.shape).astype(np.float32) for v in variables]
+            length = np.sqrt(sum(np.sum(np.square(g, dtype=np.float64)) for g in drawn))
+            gradients = [tf.constant(g * np.float32(norm / length)) for g in drawn]
+            model._apply(model.optimizers["generator"], gradients, variables)
+        weights.append(model.generator.get_weights())
+    for clipped, scaled in zip(*weights, strict=True):
+        assert np.allclose(clipped, scaled, atol=1e-5)
 
 
 def test_a_prediction_does_not_depend_on_the_rest_of_its_batch(pix2pix, validation):
@@ -217,6 +252,13 @@ def test_groups_of_errors_cover_every_pixel_of_every_hole(pix2pix, validation):
         assert pooled == pytest.approx(score.rmse**2, rel=1e-5)
 
 
+def test_the_distance_of_a_pixel_is_that_to_the_nearest_side_of_its_hole(pix2pix, validation):
+    group = pix2pix.error_groups(validation)["distance"]
+    expected = {(0, 0): "1", (0, 37): "1", (37, 74): "1", (1, 37): "2-5", (70, 70): "2-5"}
+    expected |= {(37, 5): "6-10", (64, 37): "11-20", (20, 54): "21-38", (37, 37): "21-38"}
+    assert {place: group[place] for place in expected} == expected
+
+
 def test_more_test_pictures_than_a_batch_are_all_written(
     run_kernel, pix2pix, sample, tmp_path, monkeypatch
 ):
@@ -241,6 +283,24 @@ def test_both_learning_rates_are_scaled_with_the_batch(pix2pix, batch, rate):
 SMALL = ("--preset", "best", "--width", 8, "--patch", 8, "--depth", 2, "--blocks", 1)
 SMALL += ("--batch-size", 2)
 SMALL += ("--learning-rate", 0.01, "--warmup", 0, "--validation-per-class", 1)
+
+
+def test_the_best_weights_are_what_predicts_also_after_a_resumption(run_kernel, sample, tmp_path):
+    # With this rate and seed step 3 is better than all that follow, in both sessions.
+    jumpy = ("--learning-rate", 0.1, "--schedule", "constant", "--seed", 1, "--ema", 0)
+    flags = ("--data", sample, *SMALL, *jumpy, "--validate-every", 1, "--ensemble", 1)
+    first, second = tmp_path / "first", tmp_path / "second"
+    for out, steps, more in ((first, 4, ()), (second, 6, ("--resume-from", first))):
+        code, _, error = run_kernel(*flags, "--out", out, "--steps", steps, *more)
+        assert (code, error) == (0, "")
+        records = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+        scores = {r["step"]: r["validation_rmse"] for r in records if "validation_rmse" in r}
+        del scores[0]  # the untrained weights are never kept
+        assert list(scores) == list(range(1, steps + 1))
+        best = min(scores.values())
+        assert min(scores[step] for step in scores if step >= 4) > best + 1e-3
+        predicted = json.loads((out / "run.json").read_text())["metrics"]["hole_rmse"]["model"]
+        assert predicted == pytest.approx(best, rel=1e-5)
 
 
 def test_an_average_is_the_mean_of_what_its_members_submit(run_kernel, sample, tmp_path):

@@ -6,14 +6,15 @@ import signal
 import subprocess
 import time
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import PROJECT
 from tensorflow.python.framework import kernels
-from test_kernel_training import TINY, command, result_of, rows_of
 
+from tests.kernel_runs import TINY, command, result_of, rows_of
 from tests.ports import free_port
+from tests.project import PROJECT
 
 TWO_DEVICES = """
 import sys
@@ -300,6 +301,19 @@ def test_half_precision_trains_and_saves_networks_that_predict_the_same(
     assert 0.9 < result["metrics"]["ratio_to_harmonic"]["model"] < 1.1
     losses = [float(row["l2"]) for row in rows_of(tmp_path)]
     assert np.isfinite(losses).all()
+
+    config = pix2pix.make_config(result["config"])
+    model, test = pix2pix.Pix2Pix(config), pix2pix.load_dataset(config).test
+    pix2pix.restore(tmp_path / "best.npz", model.variables(model.predictor))
+    images = tf.constant(test.masked, tf.float32) / 255
+    seen, mask = pix2pix.network_input(config, images, test.boxes)
+    expected = model.forward(seen, mask).numpy()
+    change = np.abs(expected - seen).max()  # untrained, the network leaves its input as it is
+    assert change > 0.005
+    for name in ("generator.h5", "generator.keras"):
+        generator = keras.models.load_model(tmp_path / name, compile=False)
+        output = generator([seen, mask], training=False).numpy()
+        assert np.abs(output - expected).max() < change / 10
 
 
 def test_xla_gives_the_same_losses(run_kernel, sample, tmp_path):

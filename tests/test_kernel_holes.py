@@ -151,6 +151,41 @@ def test_jitter_without_enlargement_is_not_applied(pix2pix):
     assert np.all(seen[0].numpy()[mask_of(boxes[0])] == -1)
 
 
+def example_of_photo(pix2pix, settings, **drawn):
+    """Inputs, masks and targets of one photo, as often as there are symmetries drawn."""
+    config = pix2pix.make_config({"noise": 0.0} | settings)
+    count = len(drawn["symmetry"])
+    photo = np.repeat((PHOTO[None] * 255).astype(np.uint8), count, 0)
+    boxes = np.repeat(np.array([PLACES["at the top edge"]], np.int32), count, 0)
+    return pix2pix.training_example(config, {"photo": photo, "boxes": boxes} | drawn)
+
+
+def test_a_mirrored_example_is_the_mirror_image_of_one_that_is_not(pix2pix):
+    symmetry = np.array(pix2pix.SYMMETRIES["eight"], bool)
+    plain, mirrored = (
+        example_of_photo(
+            pix2pix, {"flip": True, "jitter": 256}, symmetry=symmetry, mirror=np.full(8, mirror)
+        )
+        for mirror in (False, True)
+    )
+    for as_it_is, turned in zip(plain, mirrored, strict=True):
+        assert np.array_equal(turned.numpy(), as_it_is.numpy()[:, :, ::-1])
+
+
+def test_an_example_is_enlarged_and_cropped_at_the_drawn_corner(pix2pix):
+    corner = np.array([(0.0, 1.0), (0.3, 0.8), (0.5, 0.5)], np.float32)
+    still = {"symmetry": np.zeros((3, 3), bool), "corner": corner}
+    whole = example_of_photo(pix2pix, {"flip": False, "jitter": 256}, **still)
+    seen, mask, target = example_of_photo(pix2pix, {"flip": False, "jitter": 286}, **still)
+    boxes = np.array([PLACES["at the top edge"]] * 3, np.int32)
+    enlarged, moved = pix2pix.jittered(whole[2], boxes, 286, corner)
+    assert np.abs(target - enlarged).max() < 1e-5
+    for holes, expected in zip(mask.numpy()[..., 0], moved.numpy(), strict=True):
+        assert np.array_equal(holes == 1, mask_of(expected))
+    assert np.abs(seen - (enlarged * (1 - mask) - mask)).max() < 1e-5
+    assert np.abs(target - whole[2]).max() > 0.1
+
+
 def test_two_pairs_of_holes_lie_apart_and_are_filled_exactly(pix2pix):
     drawn = [pix2pix.draw_boxes(np.random.default_rng(i), pairs=2) for i in range(200)]
     apart = [boxes for boxes in drawn if np.abs(boxes[:2, None] - boxes[2:]).max(-1).min() > 75]

@@ -1,6 +1,5 @@
 """Networks, training, stopping and going on, and the run folder."""
 
-import csv
 import hashlib
 import json
 import os
@@ -8,29 +7,15 @@ import resource
 import shutil
 import signal
 import subprocess
+import time
 
 import keras
 import numpy as np
 import pytest
-from conftest import PROJECT
-from killing import kill_often
 
-TINY = ("--width", "2", "--log-every", "1", "--validation-per-class", "1", "--noise", "0")
-
-
-def rows_of(folder):
-    with open(folder / "training_log.csv", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
-
-
-def result_of(folder):
-    return json.loads((folder / "run.json").read_text())
-
-
-def command(python, sample, out, *flags):
-    script = PROJECT / "kernel" / "pix2pix.py"
-    return [str(x) for x in (python, script, "--data", sample, "--out", out, *TINY, *flags)]
-
+from tests.kernel_runs import TINY, command, result_of, rows_of, step_of_noise
+from tests.killing import kill_often
+from tests.project import PROJECT
 
 # Networks
 
@@ -67,30 +52,28 @@ def test_the_report_takes_81_gflop_an_image(pix2pix):
 
 
 def test_a_profile_is_written_and_listed_and_training_is_the_same(run_kernel, sample, tmp_path):
-    code, out, error = run_kernel(
-        *("--data", sample, "--out", tmp_path, *TINY, "--steps", 14, "--profile", 2)
-    )
-    assert (code, error) == (0, "")
-    assert f"traced: tensorboard --logdir {tmp_path / 'tensorboard'}" in out
-    names = [file["name"] for file in result_of(tmp_path)["files"]]
+    traced, plain = tmp_path / "traced", tmp_path / "plain"
+    printed = {}
+    for folder, flags in ((plain, ()), (traced, ("--profile", 2))):
+        code, printed[folder], error = run_kernel(
+            *("--data", sample, "--out", folder, *TINY, "--steps", 14, *flags)
+        )
+        assert (code, error) == (0, "")
+    assert f"traced: tensorboard --logdir {traced / 'tensorboard'}" in printed[traced]
+    names = [file["name"] for file in result_of(traced)["files"]]
     assert any(name.endswith(".xplane.pb") for name in names)
+    expected, got = (
+        np.array([[float(row[k]) for k in ("step", "gen", "gan", "l1", "disc")] for row in rows])
+        for rows in map(rows_of, (plain, traced))
+    )
+    assert expected.shape == got.shape == (14, 5)
+    assert np.allclose(got, expected, rtol=1e-3)
 
 
 def test_the_discriminator_gives_30_by_30_logits(pix2pix):
     network = pix2pix.build_discriminator(pix2pix.make_config({"width": 2}))
     picture = np.zeros((1, 256, 256, 3))
     assert network([picture, picture]).shape == (1, 30, 30, 1)
-
-
-def step_of_noise(batch):
-    """Input, mask and target of one step."""
-    import tensorflow as tf
-
-    rng = np.random.default_rng(batch)
-    seen, target = rng.uniform(-1, 1, (2, batch, 256, 256, 3)).astype(np.float32)
-    mask = np.zeros((batch, 256, 256, 1), np.float32)
-    mask[:, 20:95, 30:105] = mask[:, 120:195, 0:75] = 1
-    return tf.constant(seen), tf.constant(mask), tf.constant(target)
 
 
 BOTTLENECK = {f"{layer}/{weight}" for layer in ("down8", "up1") for weight in ("kernel",)} | {
@@ -280,6 +263,15 @@ def test_a_new_version_goes_on_from_the_last_ones_output(run_kernel, sample, fin
     assert [int(row["step"]) for row in rows_of(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_of_several_runs_the_one_of_the_most_steps_is_gone_on_with(pix2pix, tmp_path):
+    config = pix2pix.make_config({"resume_from": str(tmp_path / "earlier")})
+    for name, step in (("a", 9), ("b", 12), ("c", 2)):
+        about = {"step": step, "config": config.__dict__}
+        pix2pix.save_arrays(tmp_path / "earlier" / name / "checkpoint.npz", {}, about)
+    pix2pix.adopt_earlier_run(config, tmp_path / "out")
+    assert pix2pix.read_record(tmp_path / "out" / "checkpoint.npz")["step"] == 12
+
+
 def test_log_lines_that_were_cut_off_are_left_out(run_kernel, sample, finished, tmp_path):
     out = shutil.copytree(finished, tmp_path / "out")
     for name in ("training_log.csv", "metrics.jsonl"):
@@ -327,6 +319,15 @@ def test_a_spent_time_budget_ends_a_run_with_its_outputs_complete(run_kernel, sa
     result = result_of(tmp_path)
     assert result["status"] == "stopped"
     assert {"generator.h5", "submission.csv.gz"} <= {record["name"] for record in result["files"]}
+
+
+@pytest.mark.parametrize(("hours", "kept"), [(0.5, 180), (8.5, 600)])
+def test_training_leaves_a_tenth_of_the_time_at_most_ten_minutes_for_the_outputs(
+    pix2pix, hours, kept
+):
+    stop = pix2pix.Stop(pix2pix.make_config({"time_budget": hours}))
+    left = stop.deadline - time.monotonic()
+    assert left == pytest.approx(hours * 3600 - kept, abs=10)
 
 
 # What goes wrong
