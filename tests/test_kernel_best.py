@@ -1,5 +1,6 @@
 """Preset ``best``: what makes it better than the report's recipe, each part for itself."""
 
+import csv
 import json
 
 import keras
@@ -230,7 +231,13 @@ def test_a_run_of_best_is_analysed_and_loads_again(run_kernel, pix2pix, sample, 
     assert list(analysis["by_distance"]) == list(pix2pix.DISTANCES)
     assert set(analysis["by_class"]) == {"Cat", "Dog", "Elephant", "Tiger"}
     assert min(analysis["by_class"].values()) <= ours <= max(analysis["by_class"].values())
-    assert len(analysis["worst"]) == 4
+    with open(tmp_path / "errors.csv", newline="") as stream:
+        each = list(csv.DictReader(stream))
+    assert [row["image"] for row in each] == analysis["worst"]
+    assert sorted(row["class"] for row in each) == ["Cat", "Dog", "Elephant", "Tiger"]
+    for column, name in (("rmse", "model"), ("harmonic_rmse", "harmonic")):
+        pooled = np.mean([float(row[column]) ** 2 for row in each]) ** 0.5
+        assert pooled == pytest.approx(result["metrics"]["hole_rmse"][name], rel=1e-4)
     assert result["metrics"]["ratio_to_harmonic"]["model"] < 1.05
     generator = keras.models.load_model(tmp_path / "generator.h5", compile=False)
     config = pix2pix.make_config(result["config"])

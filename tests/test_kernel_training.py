@@ -141,7 +141,7 @@ def test_a_finished_run_folder_is_complete_and_its_record_true(finished):
     assert names >= {
         *("generator.h5", "generator.keras", "discriminator.h5", "checkpoint.npz", "best.npz"),
         *("training_log.csv", "metrics.jsonl", "loss_curve.png", "predictions.png"),
-        *("errors.png", "submission.csv.gz"),
+        *("errors.csv", "errors.png", "submission.csv.gz"),
     }
     assert any(name.startswith("tensorboard/events") for name in names)
     on_disk = {p.relative_to(finished).as_posix() for p in finished.rglob("*") if p.is_file()}

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 
+import numpy as np
 import pytest
 
 from tests.project import PROJECT
@@ -107,6 +108,8 @@ def test_it_tables_every_variant_over_its_seeds_and_runs_nothing_twice(python, s
     assert other["ratio"] > 1.01 and other["parameters"] > row["parameters"]
     assert (row["images"], row["seeds"]) == (6, 2)
     assert 0.9 < row["ratio"] < 1.1 and row["deviation"] > 0 and row["parameters"] > 1000
+    assert row["difference"] == row["difference_error"] == 0
+    assert other["difference"] == other["ratio"] - row["ratio"] and other["difference_error"] > 0
     base = workplace / "runs" / "sweep" / "latest"
     assert (base / "sweep.png").stat().st_size > 10_000
     records = {path: path.stat().st_mtime_ns for path in base.glob("*/run.json")}
@@ -118,6 +121,46 @@ def test_it_tables_every_variant_over_its_seeds_and_runs_nothing_twice(python, s
     third = subprocess.run(other, capture_output=True, text=True, cwd=workplace)
     assert json.loads(third.stdout)["rows"][0]["images"] == 4
     assert {p: p.stat().st_mtime_ns for p in base.glob("*/run.json")}.items() > records.items()
+
+
+@pytest.fixture
+def folder_with_errors(tmp_path):
+    """Write what a run says of each picture, as a kernel does, and return its folder."""
+
+    def folder(name, ours, theirs, names=None):
+        out = tmp_path / name
+        out.mkdir()
+        names = names or [f"{i}.jpg" for i in range(len(ours))]
+        lines = [f"{n},Cat,{a:.6f},{b:.6f}" for n, a, b in zip(names, ours, theirs, strict=True)]
+        text = "image,class,rmse,harmonic_rmse\n" + "\n".join(lines) + "\n"
+        (out / "errors.csv").write_text(text)
+        return out
+
+    return folder
+
+
+def test_the_error_of_a_difference_is_that_of_pictures_drawn_anew(folder_with_errors):
+    draw = np.random.default_rng(0)
+    theirs = draw.uniform(0.05, 0.3, 300)
+    first = theirs * draw.uniform(0.8, 1, 300)
+    seeds = [first * draw.uniform(0.95, 1.03, 300) for _ in range(2)]
+    folders = [folder_with_errors(f"seed{i}", each, theirs) for i, each in enumerate(seeds)]
+    error = sweep.difference_error([folder_with_errors("first", first, theirs)], folders)
+
+    chosen = draw.integers(300, size=(4000, 300))
+    squares = [np.mean([each**2], 0)[chosen].mean(1) for each in (first, theirs)]
+    other = np.mean([each**2 for each in seeds], 0)[chosen].mean(1)
+    differences = np.sqrt(other / squares[1]) - np.sqrt(squares[0] / squares[1])
+    assert error == pytest.approx(differences.std(), rel=0.1)
+
+
+def test_other_pictures_have_no_error_of_their_difference(folder_with_errors):
+    some = folder_with_errors("some", [0.1, 0.2], [0.2, 0.2])
+    renamed = folder_with_errors("renamed", [0.1, 0.2], [0.2, 0.2], ["0.jpg", "2.jpg"])
+    single = folder_with_errors("single", [0.1], [0.2])
+    assert sweep.difference_error([some], [some]) == 0
+    assert sweep.difference_error([some], [renamed]) is None
+    assert sweep.difference_error([single], [single]) is None
 
 
 def test_an_interrupted_sweep_goes_on(python, sample, workplace):

@@ -10,12 +10,15 @@ import csv
 import hashlib
 import itertools
 import json
+import math
 import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tools import console, datasets, runs
 from tools.dry_run import run_kernel
@@ -169,6 +172,36 @@ def summarise(name: str, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def squares(out: Path) -> dict[tuple[str, str], list[float]]:
+    """Read each held-out picture's mean square error, the run's and the harmonic fill's."""
+    with open(out / "errors.csv", encoding="utf-8", newline="") as stream:
+        return {
+            (row["class"], row["image"]): [float(row[k]) ** 2 for k in ("rmse", "harmonic_rmse")]
+            for row in csv.DictReader(stream)
+        }
+
+
+def difference_error(first: Sequence[Path], other: Sequence[Path]) -> float | None:
+    """Standard error of the difference of two variants' RMSE / harmonic; none on other pictures.
+
+    It is over which pictures are held out. The same are hard for both variants, so that a
+    difference is known better than either score.
+    """
+    tables = [[squares(out) for out in outs] for outs in (first, other)]
+    pictures = list(tables[0][0])
+    if len(pictures) < 2 or any(t.keys() != tables[0][0].keys() for t in itertools.chain(*tables)):
+        return None
+
+    def influence(seeds: Sequence[dict[tuple[str, str], list[float]]]) -> np.ndarray:
+        """By how much each picture moves the ratio, times their number (the delta method)."""
+        ours, theirs = np.mean([[table[p] for p in pictures] for table in seeds], 0).T
+        ratio = math.sqrt(ours.mean() / theirs.mean())
+        return ratio / 2 * (ours / ours.mean() - theirs / theirs.mean())
+
+    gap = influence(tables[1]) - influence(tables[0])
+    return float(gap.std(ddof=1) / math.sqrt(len(pictures)))
+
+
 def draw(curves: dict[str, list[list[tuple[int, float]]]], path: Path) -> None:
     """Plot RMSE / harmonic against images seen, a line a run and a colour a variant.
 
@@ -250,17 +283,21 @@ def run_sweep(
         data = datasets.sample_folder()
     base = runs.root() / FOLDER / name
     settings = {"preset": "best", "data": str(data), "limit": limit}
-    rows, curves = [], {}
+    rows, curves, folders = [], {}, []
     with alone(base / ".lock", f"another sweep goes on in {base}: waiting until it has ended"):
         for variant in combinations:
             results, lines = [], []
-            for seed in range(seeds):
-                out = base / folder_of(variant, seed, data, limit, budget)
+            outs = [base / folder_of(variant, n, data, limit, budget) for n in range(seeds)]
+            for seed, out in enumerate(outs):
                 result = run_variant(variant, seed, settings, allowance, out)
                 results.append(result)
                 lines.append(curve(out, result["config"]["batch_size"]))
             named = spell({k: v for k, v in variant.items() if k not in common})
-            rows.append(summarise(named, results))
+            folders.append(outs)
+            row = summarise(named, results)
+            rows.append(row)
+            row["difference"] = row["ratio"] - rows[0]["ratio"]
+            row["difference_error"] = difference_error(folders[0], outs)
             curves[named] = lines
             draw(curves, base / "sweep.png")
     table = {"budget": budget, "data": str(data), "settings": common, "rows": rows}
@@ -270,7 +307,7 @@ def run_sweep(
         console.print_json(table)
         return
     console.print_table(
-        ("variant", "parameters", "images", "img/s", "RMSE", "/ harmonic"),
+        ("variant", "parameters", "images", "img/s", "RMSE", "/ harmonic", "to the first"),
         [
             (
                 row["variant"],
@@ -278,21 +315,30 @@ def run_sweep(
                 f"{row['images']:,}",
                 f"{row['images_per_second']:.1f}",
                 f"{row['rmse']:.4f}",
-                f"{row['ratio']:.4f}"
-                + (f" ± {row['deviation']:.4f}" if row["deviation"] is not None else ""),
+                with_error(f"{row['ratio']:.4f}", row["deviation"]),
+                with_error(f"{row['difference']:+.4f}", row["difference_error"]) if number else "",
             )
-            for row in rows
+            for number, row in enumerate(rows)
         ],
     )
+    if seeds > 1:
+        console.note("/ harmonic: mean ± deviation over the seeds")
+    if len(rows) > 1:
+        console.note("to the first: difference ± its standard error over the held-out pictures")
     if common:
         console.note(f"all with {spell(common)}")
     console.note(f"plot: {base / 'sweep.png'}")
 
 
+def with_error(text: str, error: float | None) -> str:
+    """Append an error to a number, where there is one."""
+    return text if error is None else f"{text} ± {error:.4f}"
+
+
 def finished(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     """Return the record of a run that is complete with just these settings."""
     path = out / "run.json"
-    if not path.is_file():
+    if not path.is_file() or not (out / "errors.csv").is_file():
         return None
     result = json.loads(path.read_text(encoding="utf-8"))
     same = all(result["config"].get(name) == value for name, value in settings.items())
