@@ -123,8 +123,8 @@ class Config:
         "or [0, 1] with a sigmoid.", choices=("symmetric", "unit"))
     holes: str = setting("csv", "Holes to train with: each image's own from the CSV, or new ones "
         "at every step.", choices=("csv", "random"))
-    hole_pairs: int = setting(1, "Pairs of random holes a training picture; the second lies apart "
-        "from the first, so that each pass teaches more.", choices=(1, 2))
+    hole_pairs: int = setting(1, "Pairs of random holes a training picture, apart from each other, "
+        "so that each pass teaches more.", choices=(1, 2, 3))
     jpeg: bool = setting(False, "Train with holes whose surroundings are disturbed as those of the "
         "masked files are, which were saved as JPEG after the holes were cut.")
     cache: str = setting("auto", "Where decoded training photos are kept; none: each is decoded "
@@ -253,7 +253,7 @@ BEST: dict[str, Any] = {
     "flip": False,
     "noise": 0.0,
     "holes": "random",
-    "hole_pairs": 2,
+    "hole_pairs": 3,
     "jpeg": True,
     "prefill": True,
     "mask_input": True,
@@ -826,23 +826,27 @@ def load_dataset(config: Config) -> Dataset:
 # %% Holes: masks, crops and the harmonic fill
 #
 # Boxes are int32 [n, 2, 2]: two (top, left) corners an image. They may touch the edge or overlap.
-# While training there may be a second two, [n, 4, 2], which do not touch the first.
+# While training there may be more pairs, [n, 2 * pairs, 2]; no pair touches another.
 
-CANDIDATES = 64  # of which one fits beside the first pair in 96 % of the pictures
+CANDIDATES = 512  # pairs: one fits beside the first in all pictures, another in two of three
 
 
 def draw_boxes(draw: np.random.Generator, pairs: int = 1) -> np.ndarray:
-    """Draw an image's holes, two anywhere inside it and two apart from them: int32 [2 * pairs, 2].
+    """Draw an image's holes, a pair anywhere inside it and more pairs apart: int32 [2 * pairs, 2].
 
-    Where no candidate fits, the first pair stands there again.
+    Where no candidate has room, the pairs that are there stand there again.
     """
-    first = draw.integers(LAST + 1, size=(2, 2), dtype=np.int32)
-    if pairs == 1:
-        return first
-    others = draw.integers(LAST + 1, size=(CANDIDATES, 2, 2), dtype=np.int32)
-    distance = abs(others[:, :, None] - first).max(-1)  # [candidate, box, box]
-    fits = (distance > HOLE).all((1, 2))
-    return np.concatenate([first, others[fits.argmax()] if fits.any() else first])
+    chosen = [draw.integers(LAST + 1, size=(2, 2), dtype=np.int32)]
+    candidates = draw.integers(
+        LAST + 1, size=(CANDIDATES if pairs > 1 else 0, 2, 2), dtype=np.int32
+    )
+    while len(chosen) < pairs:
+        apart = (abs(candidates[:, :, None] - chosen[-1]).max(-1) > HOLE).all((1, 2))
+        candidates = candidates[apart]
+        if not len(candidates):
+            break
+        chosen.append(candidates[0])
+    return np.resize(np.concatenate(chosen), (2 * pairs, 2))
 
 
 # Coordinates are int64 wherever they are computed with: int32 lives on a GPU's host, and each turn

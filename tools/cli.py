@@ -179,6 +179,8 @@ def sweep(
 ) -> None:
     """Run variants of the kernel at equal budget; one table and one plot.
 
+    Pictures differ more than variants do: a difference to the first counts picture by picture.
+
     Example: tools sweep --local --set preset=report,best --set width=32 --budget 10m
     """
     from tools.sweep import run_sweep
