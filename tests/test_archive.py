@@ -124,8 +124,8 @@ def test_a_hostile_name_refuses_the_whole_archive_before_anything_is_written(tmp
     [("a.jpg", "a.jpg"), ("A.jpg", "a.JPG"), ("é.jpg", "e\u0301.jpg"), ("a", "a/b.jpg")],
 )
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_names_that_would_be_one_file_refuse_the_archive(tmp_path, names):
-    with pytest.raises(VerificationError, match="is refused"):
+def test_names_that_cannot_stand_beside_each_other_refuse_the_archive(tmp_path, names):
+    with pytest.raises(VerificationError, match="is refused: '.*' and '.*' cannot stand beside"):
         unpack(zip_of(*((name, b"") for name in names)), tmp_path)
     assert on_disk(tmp_path) == {}
 
@@ -168,11 +168,12 @@ def test_a_folder_that_is_a_link_to_elsewhere_is_not_followed(tmp_path):
     assert on_disk(tmp_path / "elsewhere") == {}
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>sign in</html>" * 100, b"PK\x05\x06" + bytes(18)])
-def test_what_is_no_archive_says_so_or_is_empty(tmp_path, content):
-    if content.startswith(b"PK"):
-        assert unpack(content, tmp_path)[0] == []
-        return
+def test_an_empty_archive_has_no_files(tmp_path):
+    assert unpack(b"PK\x05\x06" + bytes(18), tmp_path)[0] == []
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>sign in</html>" * 100])
+def test_what_is_no_archive_says_so(tmp_path, content):
     with pytest.raises(VerificationError, match="The archive cannot be read"):
         unpack(content, tmp_path)
 

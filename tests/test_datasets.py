@@ -63,6 +63,14 @@ def test_the_layout_is_the_competitions_with_the_truth_apart(python, photos, tmp
             assert np.abs(masked - clean)[far].mean() < 30 < np.abs(masked - clean)[inside].mean()
 
 
+def test_the_command_to_try_it_can_be_pasted_into_a_shell(python, photos, tmp_path):
+    out = tmp_path / "Ada's $HOME"
+    done = tools(python, "make-dataset", photos, out, "--test-per-class", 2)
+    command = done.stderr.splitlines()[-1].removeprefix("Try it: tools")
+    shell = subprocess.run(["sh", "-c", f"echo {command}"], capture_output=True, text=True)
+    assert shell.stdout.strip() == f"dry-run --data {out}"
+
+
 def test_the_same_seed_gives_the_same_files_and_another_one_others(python, photos, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         command = ("make-dataset", photos, tmp_path / name, "--test-per-class", 1, "--seed", seed)
@@ -160,3 +168,15 @@ def test_the_sample_has_four_classes_of_real_photographs(python, tmp_path):
     assert set(json.loads(done.stdout)["classes"]) == {"Cat", "Dog", "Elephant", "Tiger"}
     pixels = np.asarray(Image.open(next((tmp_path / "sample" / "Testing_Truth").glob("*.jpg"))))
     assert pixels.shape == (256, 256, 3) and pixels.std() > 10
+
+
+def test_commands_that_begin_together_make_the_projects_sample_once(python, project):
+    command = [python, "-c", "from tools import datasets; print(datasets.sample_folder())"]
+    begun = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    done = [(*each.communicate(), each.returncode) for each in begun]
+    assert [code for *_, code in done] == [0, 0, 0], done
+    assert {out.strip() for out, *_ in done} == {str(project / "runs" / "sample")}
+    assert len(list((project / "runs" / "sample" / "Testing_Truth").glob("*.jpg"))) == 16

@@ -1,9 +1,11 @@
 import os
+import stat
 
 import pytest
 
 from tools.destinations import LocalFolder, deliver, expand, ready, split, upload
 from tools.errors import UserError, VerificationError
+from tools.files import LONGEST
 from tools.remote import Origin, OutputFile, Stored
 
 ORIGIN = Origin("ada/pix2pix", 3)
@@ -64,9 +66,13 @@ def test_a_folder_gets_every_file_once_and_the_manifest_last(tmp_path, make):
     assert {path: path.stat().st_mtime_ns for path in there.rglob("*")} == stamps
 
 
-def test_the_same_destination_twice_is_one(tmp_path):
-    address = str(tmp_path)
-    assert len(ready([address, address], ORIGIN)) == 1
+def test_the_same_destination_twice_is_one(tmp_path, make, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("kept")
+    written = ["kept", "kept/", "./kept", "link", str(tmp_path / "kept"), "{slug}/../kept"]
+    goals = ready(written, ORIGIN)
+    assert [goal.address for goal in goals] == ["kept"]
+    upload(make({"generator.h5": 100}), ORIGIN, goals)
 
 
 def test_another_file_of_that_name_is_kept_and_the_error_names_both(tmp_path, make):
@@ -91,13 +97,76 @@ def test_a_file_that_changed_since_it_was_fetched_is_not_sent(tmp_path, make):
     assert not (tmp_path / "kept").exists()
 
 
-def test_what_a_crash_left_beside_the_name_is_replaced_and_nothing_else_stays(tmp_path, make):
+@pytest.fixture(params=["with hard links", "without hard links"])
+def kept(tmp_path, monkeypatch, request):
+    """A folder on a disk of either kind."""
+
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    if request.param == "without hard links":
+        monkeypatch.setattr(os, "link", refuse)
+    return tmp_path / "kept"
+
+
+def test_a_file_that_appears_during_the_upload_is_never_replaced(make, kept):
     (file,) = make({"generator.h5": 100})
-    kept = tmp_path / "kept"
-    kept.mkdir()
-    (kept / ".generator.h5.part").write_bytes(b"half")
-    deliver(file, ORIGIN, LocalFolder(str(kept)))
+    there = kept / "generator.h5"
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="generator.h5 was changed by somebody else"):
+            deliver(
+                file,
+                ORIGIN,
+                LocalFolder(str(kept)),
+                overwrite,
+                moved=lambda _: there.write_bytes(b"someone was faster"),
+            )
+        assert contents(kept) == {"generator.h5": b"someone was faster"}
+        there.write_bytes(b"someone's own")
+
+
+def test_the_same_file_may_come_from_two_uploads_at_once(make, kept):
+    (file,) = make({"generator.h5": 100})
+    others = []
+
+    def another(_):
+        if not others:
+            others.append(None)
+            others[0] = deliver(file, ORIGIN, LocalFolder(str(kept)))
+
+    assert deliver(file, ORIGIN, LocalFolder(str(kept)), moved=another).sent
+    assert others[0].sent
     assert contents(kept) == {"generator.h5": file.path.read_bytes()}
+    assert stat.S_IMODE((kept / "generator.h5").stat().st_mode) == 0o644
+
+
+def test_a_file_that_vanishes_during_the_upload_is_replaced_all_the_same(make, kept):
+    (file,) = make({"generator.h5": 100})
+    kept.mkdir()
+    there = kept / "generator.h5"
+    there.write_bytes(b"someone's own")
+    folder = LocalFolder(str(kept))
+    before = folder.find("generator.h5")
+    folder.put(file, ORIGIN, before, lambda _: there.unlink(missing_ok=True))
+    assert contents(kept) == {"generator.h5": file.path.read_bytes()}
+
+
+def test_only_what_was_stored_is_removed(make, kept):
+    (file,) = make({"generator.h5": 100})
+    folder = LocalFolder(str(kept))
+    stored = folder.put(file, ORIGIN, None, lambda _: None)
+    (kept / "generator.h5").write_bytes(b"someone's own")
+    folder.remove(stored)
+    assert contents(kept) == {"generator.h5": b"someone's own"}
+    (kept / "generator.h5").write_bytes(file.path.read_bytes())
+    folder.remove(stored)
+    folder.remove(stored)
+    assert contents(kept) == {}
+
+
+def test_a_name_as_long_as_any_disk_takes_is_stored(make, kept):
+    (file,) = make({"x" * LONGEST: 100})
+    assert deliver(file, ORIGIN, LocalFolder(str(kept))).sent
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root writes anywhere")

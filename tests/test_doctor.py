@@ -47,6 +47,37 @@ def test_each_fault_has_its_line_and_the_other_checks_are_done(tools, server, pr
     assert done.err == f"error: 4 of 10 checks failed: {', '.join(bad)}.\n"
 
 
+def test_rules_that_were_not_accepted_are_told_also_where_kaggle_gives_zeros(
+    tools, server, project
+):
+    server.faults["GetSubmissionLimits"] = [Reply(200, {})]
+    found = findings(tools("doctor", "--json"))["competition"]
+    assert not found["ok"]
+    assert "competitions/photo-reconstruction/rules" in found["words"]
+
+
+def test_without_a_quota_the_phone_number_is_asked_for(tools, server, project):
+    server.quota = None
+    done = tools("doctor", "--json")
+    found = findings(done)["GPU quota"]
+    assert (done.code, found["ok"]) == (0, None)
+    assert "is the phone number verified" in found["words"]
+
+
+def test_a_key_elsewhere_that_others_can_read_is_told(
+    server, project, python, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("KAGGLE_KEY")
+    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path))
+    file = tmp_path / "kaggle.json"
+    file.write_text(json.dumps({"username": server.user, "key": server.key}))
+    file.chmod(0o644)
+    command = [python, "-m", "tools", "doctor", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    words = {finding["check"]: finding["words"] for finding in json.loads(done.stdout)}
+    assert f"{file} can be read by others. chmod 600 {file}" in words["credentials"]
+
+
 def test_a_mistake_in_the_settings_is_told_once(tools, server, project):
     (project / "tools.toml").write_text("channel_order = rgb")
     done = tools("doctor", "--json")

@@ -5,6 +5,7 @@ import pytest
 from tests.peers.cutting_proxy import CuttingProxy
 from tests.peers.drive import Fault
 from tools import drive as drive_module
+from tools import remote
 from tools.destinations import check, connect, deliver, ready, upload
 from tools.errors import NetworkError, RefusedError, SignInError, UserError, VerificationError
 from tools.remote import Origin
@@ -253,3 +254,7 @@ def test_a_network_that_stays_away_is_a_network_error_that_shows_no_session(
         deliver(file, ORIGIN, connect("drive:root"))
     assert failure.value.exit_code == 6
     assert "upload_id" not in str(failure.value) and "http" not in str(failure.value)
+
+
+def test_a_line_of_35_kilobytes_a_second_is_fast_enough_for_a_chunk():
+    assert drive_module.TIMEOUT * 35_000 >= remote.CHUNK

@@ -4,13 +4,17 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from multiprocessing.pool import ThreadPool
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tools.destinations import check, connect
+from tools.destinations import check, connect, deliver
 from tools.drive_login import token_file
-from tools.errors import SignInError
+from tools.errors import RefusedError, SignInError
+from tools.remote import Origin
+
+DEEP = "[" * 100_000
 
 # What a person does in the browser, in a program of its own: open the address and consent.
 BROWSER = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1])"
@@ -86,7 +90,7 @@ def test_a_failed_sign_in_leaves_the_old_one(tools, drive, client, browser):
     assert token_file().read_bytes() == before
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"web": {}}', '{"installed": {}}'])
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"web": {}}', '{"installed": {}}', DEEP])
 def test_a_client_file_that_is_none_is_named(tools, tmp_path, content):
     (tmp_path / "client_secret.json").write_text(content)
     done = tools("drive-login", tmp_path / "client_secret.json")
@@ -109,26 +113,36 @@ def test_an_expired_refresh_token_says_to_sign_in_again_and_why(tools, drive, cl
 
 
 def test_an_access_token_that_ends_during_an_upload_is_renewed_unseen(
-    tools, drive, client, browser
+    tools, drive, client, browser, make
 ):
     tools("drive-login", client)
+    (file,) = make({"generator.h5": 700_001})
     folder = connect("drive:root")
-    folder.check()
-    drive.token = "the-next-access-token"
-    assert folder.check().endswith("as ada@example.org")
+    drive.hold.clear()
+    with ThreadPool(1) as pool:
+        sending = pool.apply_async(deliver, (file, Origin("ada/pix2pix", 3), folder))
+        assert drive.sending.wait(30)  # the first of three chunks
+        before = len(drive.requests)
+        drive.token = "the-next-access-token"
+        drive.hold.set()
+        assert sending.get(60).sent
+    assert "POST /token" in drive.requests[before:]
+    assert drive.tree() == [("generator.h5", file.path.read_bytes())]
 
 
 def test_a_sign_in_that_sees_only_its_own_files_is_told_so(tools, drive, client, browser):
     tools("drive-login", client)
     narrow = ["https://www.googleapis.com/auth/drive.file"]
     token_file().write_text(json.dumps(signed_in() | {"scopes": narrow}))
-    with pytest.raises(Exception, match="drive.file"):
+    with pytest.raises(RefusedError, match="drive.file") as failure:
         check("drive:1FolderOfTheWebPage")
+    assert failure.value.exit_code == 3
 
 
-def test_a_token_file_that_is_broken_says_to_sign_in_again(drive):
+@pytest.mark.parametrize("content", ["{", DEEP])
+def test_a_token_file_that_is_broken_says_to_sign_in_again(drive, content):
     token_file().parent.mkdir(parents=True)
-    token_file().write_text("{")
+    token_file().write_text(content)
     with pytest.raises(SignInError, match="drive-token.json holds no sign-in"):
         check("drive:root")
 

@@ -4,12 +4,32 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 
+import pytest
+
+from tests.failures import failed
 from tests.project import PROJECT
 
 QUICK = ("--steps", "2", "--preset", "report", "--set", "width=2", "--set", "log_every=1")
+
+# It says when it has begun, and goes on at a word, at the other end of its input.
+PATIENT = """
+import json, os, pathlib, sys
+given = dict(word.removeprefix("--").split("=", 1) for word in sys.argv[1:])
+out = pathlib.Path(given["out"])
+out.mkdir(parents=True, exist_ok=True)
+os.write(0, b"begun")
+os.read(0, 1)
+(out / "run.json").write_text(json.dumps({"status": "complete", "note": given["note"]}))
+"""
+INTERRUPTED = """
+import os, signal
+os.killpg(0, signal.SIGINT)
+signal.pause()
+"""
 
 
 def dry_run(python, *arguments, folder=PROJECT):
@@ -48,6 +68,62 @@ def test_a_setting_without_a_value_is_refused_before_anything_runs(python, sampl
     done = dry_run(python, "--data", sample, "--out", tmp_path / "run", "--set", "width")
     assert done.returncode == 1 and "name=value" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def earlier_run(project):
+    """What the last dry run of the project left in the usual folder."""
+    folder = project / "runs" / "dry-run" / "run"
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text('{"status": "complete"}')
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("setting", "remedy"),
+    [("width", "name=value"), ("data=/photos", "Give --data."), ("out=/tmp/run", "Give --out.")],
+)
+def test_a_setting_that_is_refused_leaves_the_last_run_in_its_place(
+    tools, earlier_run, setting, remedy
+):
+    failed(1, tools("dry-run", "--data", "photos", "--set", setting), setting.split("=")[0], remedy)
+    assert [path.name for path in earlier_run.parent.iterdir()] == ["run"]
+    assert [path.name for path in earlier_run.iterdir()] == ["run.json"]
+
+
+@pytest.mark.parametrize("where", [(), ("--out", "kept")])
+def test_a_second_run_in_the_same_folder_waits_for_the_first(python, project, where):
+    (project / "kernel" / "pix2pix.py").write_text(PATIENT)
+    words = [python, "-m", "tools", "dry-run", "--data", "photos", "--json", *where, "--set"]
+    ours, theirs = socket.socketpair()
+    with ours:
+        first = subprocess.Popen([*words, "note=first"], stdin=theirs, stdout=subprocess.PIPE)
+        theirs.close()
+        assert ours.recv(5) == b"begun"
+        second = subprocess.Popen(
+            [*words, "note=second"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert second.stderr
+        assert "another `tools dry-run` goes on in" in second.stderr.readline()
+        ours.send(b"!")
+    assert json.loads(first.communicate()[0])["note"] == "first"
+    assert json.loads(second.communicate()[0])["note"] == "second"
+    base = project / "runs" / "dry-run"
+    runs = ["kept"] if where else [base / "run", base / "earlier"]
+    notes = [json.loads((project / run / "run.json").read_text())["note"] for run in runs]
+    assert notes == ["second", "first"][: len(runs)]
+
+
+def test_ctrl_c_before_the_kernel_listens_is_no_failure_of_it(python, earlier_run, project):
+    (project / "kernel" / "pix2pix.py").write_text(INTERRUPTED)
+    command = [python, "-m", "tools", "dry-run", "--data", "photos", "--out", earlier_run]
+    done = subprocess.run(command, capture_output=True, text=True, start_new_session=True)
+    assert done.returncode == 130, done.stderr
+    assert "error" not in done.stderr and "Traceback" not in done.stderr
 
 
 def test_mistakes_leave_what_the_last_run_made(python, sample, tmp_path):

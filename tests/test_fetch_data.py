@@ -7,7 +7,7 @@ import zipfile
 import pytest
 
 from tests.failures import failed
-from tests.peers.kaggle import Cut, Drop, Hang, Reply
+from tests.peers.kaggle import Cut, Drop, Hang, KaggleServer, Reply
 from tests.testset import SPOTS
 from tools import archive, settings
 
@@ -122,6 +122,15 @@ def test_an_address_that_expired_is_asked_for_anew(fetch, project, server):
 def test_an_address_that_never_works_exits_6(fetch, project, server):
     server.faults["download"] = [None, Reply(403)] * 20
     failed(6, fetch(), "did not arrive: the storage answered 403")
+    assert on_disk(project / "data") == {}
+
+
+def test_a_redirect_to_an_unsafe_place_is_not_followed_for_its_bytes(fetch, project, server):
+    with KaggleServer() as other:
+        content = server.competition.archive
+        elsewhere = other.storage.sign("x.zip", content).replace("127.0.0.1", "localhost")
+        server.faults["download"] = [None, Reply(302, headers={"Location": elsewhere})]
+        failed(8, fetch(), "not HTTPS")
     assert on_disk(project / "data") == {}
 
 

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from tools.errors import UserError, VerificationError
-from tools.files import inside, write_whole
+from tools.files import LONGEST, Names, inside, parse_json, write_whole
 
 
 def test_a_file_is_replaced_whole_and_nothing_else_is_left(tmp_path):
@@ -27,7 +27,17 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a/b/c.txt", "löß.png", ".hidden", "a b.txt"])
+def test_half_a_character_is_written_as_a_question_mark(tmp_path):
+    assert write_whole(tmp_path / "a.txt", "zwölf \ud83d").read_text() == "zwölf ?"
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[1", "9" * 5000])
+def test_what_is_no_json_that_can_be_read_is_a_value_error(text):
+    with pytest.raises(ValueError):
+        parse_json(text)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a/b/c.txt", "löß.png", ".hidden", "x" * LONGEST])
 def test_ordinary_names_stay_below_the_folder(tmp_path, name):
     assert inside(tmp_path, name) == tmp_path / name
 
@@ -53,7 +63,9 @@ def test_ordinary_names_stay_below_the_folder(tmp_path, name):
         "a.",
         "a/ ",
         "\u202egnp.exe",
-        "x" * 300,
+        "x" * (LONGEST + 1),
+        "ü" * (LONGEST // 2 + 1),
+        "/".join(["ü" * 100] * 6),
     ],
 )
 def test_hostile_names_are_refused(tmp_path, name):
@@ -68,3 +80,28 @@ def test_a_link_is_not_followed(tmp_path):
         inside(tmp_path / "out", "link/x")
     with pytest.raises(VerificationError):
         inside(tmp_path / "out", "link")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("a.txt", "a.txt"),
+        ("A.TXT", "a.txt"),
+        ("é.txt", "e\u0301.txt"),
+        ("a", "a/b"),
+        ("a/b/c", "a/b"),
+        ("a/b/c", "A"),
+        ("a", "A/b/c"),
+    ],
+)
+def test_a_name_that_cannot_stand_beside_an_earlier_one_is_not_taken_in(first, second):
+    names = Names()
+    assert names.add(first) is None
+    assert names.add(second) == first
+    assert names.add("another") is None
+
+
+def test_a_name_of_ones_own_may_be_a_file_and_is_no_folder():
+    names = Names("run.json")
+    assert names.add("run.json/x") == "run.json"
+    assert names.add("run.json") is None

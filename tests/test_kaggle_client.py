@@ -1,4 +1,6 @@
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -58,20 +60,53 @@ def test_a_token_is_introspected_at_the_endpoint_and_sent_as_bearer(server, conf
     assert server.called("IntrospectToken") == [{"token": server.token}]
 
 
-@pytest.mark.parametrize("fresh", [True, False])
-def test_a_browser_sign_in_is_used_and_renewed_at_the_endpoint(server, config, monkeypatch, fresh):
+@pytest.fixture
+def browser_sign_in(monkeypatch):
+    """Sign in as ``kaggle auth login`` does: with a token that holds until a date."""
     monkeypatch.delenv("KAGGLE_USERNAME")
     monkeypatch.delenv("KAGGLE_KEY")
-    credentials = Path.home() / ".kaggle" / "credentials.json"
-    credentials.parent.mkdir(exist_ok=True)
-    until = "2099-01-01T00:00:00+00:00" if fresh else "2020-01-01T00:00:00+00:00"
-    found = {"refresh_token": "r", "access_token": server.token if fresh else "old"}
-    found |= {"access_token_expiration": until, "username": "ada", "scopes": []}
-    credentials.write_text(json.dumps(found))
+
+    def sign_in(token, until="2099-01-01T00:00:00+00:00"):
+        credentials = Path.home() / ".kaggle" / "credentials.json"
+        credentials.parent.mkdir(exist_ok=True)
+        found = {"refresh_token": "r", "access_token": token, "access_token_expiration": until}
+        credentials.write_text(json.dumps(found | {"username": "ada", "scopes": []}))
+
+    return sign_in
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_browser_sign_in_is_used_and_renewed_at_the_endpoint(
+    server, config, browser_sign_in, fresh
+):
+    browser_sign_in(*([server.token] if fresh else ["old", "2020-01-01T00:00:00+00:00"]))
     kaggle = Kaggle(config)
     assert (kaggle.user, Kernels(kaggle).quota().allowed) == ("ada", 30)
     assert server.calls[-1].headers["Authorization"] == f"Bearer {server.token}"
     assert len(server.called("GenerateAccessToken")) == (0 if fresh else 1)
+
+
+def test_a_browser_sign_in_that_expires_meanwhile_is_renewed(server, config, browser_sign_in):
+    browser_sign_in(server.token)
+    kernels = Kernels(Kaggle(config))
+    server.token = "KGAT_the-next"
+    assert kernels.quota().allowed == 30
+    assert server.calls[-1].headers["Authorization"] == "Bearer KGAT_the-next"
+    server.faults["GenerateAccessToken"] = [Reply(401)]
+    server.token = "KGAT_after-that"
+    with pytest.raises(SignInError, match="did not accept the credentials"):
+        kernels.quota()
+    assert len(server.called("GenerateAccessToken")) == 2
+
+
+@pytest.mark.parametrize("name", ["VERBOSE", "VERBOSE_OUTPUT"])
+def test_a_verbose_environment_shows_no_credentials(server, project, python, name):
+    variables = os.environ | {name: "1"}
+    command = [python, "-m", "tools", "doctor", "--json"]
+    said = subprocess.run(command, env=variables, capture_output=True, text=True)
+    assert json.loads(said.stdout)
+    assert "Authorization" not in said.stdout + said.stderr
+    assert server.calls[-1].headers["Authorization"].startswith("Basic ")
 
 
 def test_an_expired_token_does_not_stand_in_the_way_of_a_key(server, config, monkeypatch):
@@ -101,6 +136,24 @@ def test_a_wrong_key_is_a_sign_in_error_that_does_not_show_it(kaggle, server):
     with pytest.raises(SignInError) as failure:
         Kernels(kaggle).quota()
     assert "k3y" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"error": {"code": 400, "message": "over 1 MB", "status": "INVALID"}}, "over 1 MB"),
+        ({"code": 400, "message": "over 1 MB"}, "over 1 MB"),
+        ({"message": "over 1 MB"}, "over 1 MB"),
+        ({"error": "over 1 MB"}, "400 Client Error"),
+        (["over 1 MB"], "400 Client Error"),
+        (b"<html>", "400 Client Error"),
+    ],
+    ids=str,
+)
+def test_a_refusal_says_why_wherever_kaggle_says_it(kaggle, server, body, told):
+    server.faults["GetAcceleratorQuotaStatistics"] = [Reply(400, body)]
+    with pytest.raises(RefusedError, match=rf"refused asking for the GPU quota \(400\): {told}"):
+        Kernels(kaggle).quota()
 
 
 @pytest.mark.parametrize("variable", ["KAGGLE_KEY", "KAGGLE_API_TOKEN"])

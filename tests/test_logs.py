@@ -3,7 +3,7 @@ import json
 import pytest
 
 from tests.peers.kaggle import Cut, Drop, Hang, Reply
-from tools import logs, settings
+from tools import logs, runs, settings
 from tools.kaggle_client import Kaggle
 from tools.kaggle_kernels import Kernels
 from tools.logs import Event, Progress
@@ -44,6 +44,41 @@ def test_what_is_left_of_a_log_that_was_cut_off_is_read():
 def test_an_empty_log_has_no_events(stored):
     assert logs.parse(stored) == []
     assert logs.decode([]) == ""
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize("stored", [DEEP, DEEP + "]" * 100_000, '{"data":' + DEEP])
+def test_a_log_that_is_nested_too_deeply_is_kept_as_it_is(stored):
+    assert logs.decode(logs.parse(stored)) == stored + "\n"
+
+
+@pytest.mark.parametrize("time", [10**400, -1, float("inf"), float("nan"), "soon", None, [], {}])
+def test_a_time_that_is_none_does_not_cost_the_event(time):
+    stored = json.dumps([EVENTS[0] | {"time": time}])
+    assert logs.parse(stored) == [Event("stdout", 0.0, "one\n")]
+
+
+@pytest.mark.parametrize("odd", [{"data": 5}, {"data": [[[]]]}, {"data": None}, {"time": 1}, [], 5])
+def test_what_is_no_event_among_events_is_passed_over(odd):
+    assert logs.parse(json.dumps([EVENTS[0], odd, EVENTS[1]])) == PARSED
+
+
+def test_a_program_that_meets_half_a_character_prints_a_question_mark(
+    tools, server, project, version
+):
+    runs.record_push(KERNEL, 1)
+    version.states = ["COMPLETE"]
+    version.say("half \ud83d of it")
+    version.events[-1]["stream_name"] = "std\udc80err"
+    done = tools("logs", "--json")
+    assert done.code == 0, done.err
+    assert done.json[-1]["text"] == "half ? of it\n"
+    version.log = "half \ud83d of it"
+    assert tools("logs", "--json").json == [
+        {"stream": "stdout", "time": 0.0, "text": "half ? of it\n"}
+    ]
 
 
 def test_plain_text_is_kept_as_it_is():
@@ -98,6 +133,13 @@ def test_a_live_log_is_followed_to_its_end(kernels, version):
 def test_a_broken_stream_is_taken_up_without_repeats(kernels, version, server, faults):
     server.faults["logs"] = faults
     assert follow(kernels) == ["one", "zwölf ☃", "three", "four"]
+
+
+def test_odd_events_of_a_live_log_are_shown_as_they_are(kernels, version, server):
+    odd = [DEEP, '{"data": "two", "time": 1%s}' % ("0" * 400), '{"data": 5}', "END_OF_LOG"]
+    stream = "".join(f"data: {data}\n\n" for data in odd).encode()
+    server.faults["logs"] = [Reply(200, stream, {"Content-Type": "text/event-stream"})]
+    assert follow(kernels) == [DEEP, "two", '{"data": 5}']
 
 
 def test_pauses_grow_while_nothing_comes_and_shrink_when_something_does(kernels, version, server):

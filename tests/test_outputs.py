@@ -1,12 +1,14 @@
+import functools
 import hashlib
 import subprocess
 
 import pytest
 
-from tests.peers.kaggle import Cut, Drop, Hang, Reply
+from tests.peers.kaggle import Cut, Drop, Hang, Hold, Reply
 from tests.run_record import KERNEL, hdf5, record
 from tools import outputs, runs
 from tools.errors import UserError, VerificationError
+from tools.files import LONGEST
 
 FILES = {
     "generator.h5": hdf5(),
@@ -181,16 +183,27 @@ def test_a_part_goes_to_a_destination_without_the_record_that_means_the_whole(to
     assert {file.name for file in going} == {"training_log.csv", "pix2pix-inpainting.log"}
 
 
-def test_two_fetches_at_once_give_whole_files(version, server, python, there):
-    version.outputs["generator.h5"] = hdf5() + b"0" * 3_000_000
-    version.outputs.pop("run.json")
-    words = [python, "-m", "tools", "fetch-outputs"]
-    both = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [each.communicate()[1] for each in both]
-    assert [each.returncode for each in both] == [8, 8], said
-    assert not any("Traceback" in text for text in said), said
-    path = runs.find().folder / "outputs" / "generator.h5"
-    assert path.read_bytes() == version.outputs["generator.h5"]
+def test_of_two_fetches_at_once_the_second_waits_and_fetches_nothing_again(
+    version, server, python, there
+):
+    hold = Hold()
+    server.faults["ListKernelSessionOutput"] = [hold]
+
+    def start():
+        words = [python, "-m", "tools", "fetch-outputs"]
+        return subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+
+    with start() as first:
+        server.wait_for("ListKernelSessionOutput")
+        with start() as second:
+            waits = any("waiting until it has ended" in line for line in second.stderr)
+            hold.let_go.set()
+            said = [each.communicate()[1] for each in (first, second)]
+    assert waits
+    assert [first.returncode, second.returncode] == [0, 0], said
+    assert there() == WHOLE
+    downloads = [call for call in server.calls if call.name == "download"]
+    assert len(downloads) == len(version.outputs)
 
 
 @pytest.mark.parametrize("state", ["QUEUED", "RUNNING", "CANCEL_REQUESTED", "WEIRD"])
@@ -269,7 +282,12 @@ def test_a_good_model_from_before_stays_when_a_wrong_one_comes(tools, version, t
 
 
 @pytest.mark.parametrize(
-    "name", ["../evil.h5", "/etc/evil", "a/../../evil", "GENERATOR.H5", "a\\b"]
+    "name",
+    [
+        *("../evil.h5", "/etc/evil", "a/../../evil", "GENERATOR.H5", "a\\b"),
+        *("generator.h5/evil", "Generator.h5/a/evil", "tensorboard", "evil" * 60),
+        *("pix2pix-inpainting.log/evil", "PARTIAL.txt/evil", "run.json/evil"),
+    ],
 )
 def test_a_hostile_name_exits_8_and_everything_else_is_fetched(
     tools, version, project, there, name
@@ -280,6 +298,21 @@ def test_a_hostile_name_exits_8_and_everything_else_is_fetched(
     assert ascii(name) in done.err
     assert there() == WHOLE
     assert not list(project.parent.rglob("evil*"))
+
+
+def test_a_name_as_long_as_any_disk_takes_is_fetched(tools, version, there):
+    files = {**FILES, "x" * LONGEST: b"long"}
+    version.outputs = {**files, "run.json": record(files)}
+    assert tools("fetch-outputs").code == 0
+    assert "x" * LONGEST in there()
+
+
+def test_a_log_that_is_nested_too_deeply_does_not_keep_the_files_away(tools, version, there):
+    version.log = "[" * 100_000
+    done = tools("fetch-outputs")
+    assert done.code == 0, done.err
+    assert there() == WHOLE
+    assert "[[[" in tools("logs").out
 
 
 def test_a_link_in_the_folder_is_not_followed(tools, version, project, tmp_path):
@@ -344,6 +377,12 @@ def test_a_file_that_the_record_names_but_kaggle_does_not_list_exits_8(tools, ve
         record(FILES, files=[{"name": "x", "size": -1, "sha256": "0" * 64}]),
         record(FILES, files=[{"name": "x", "size": 1, "sha256": "short"}]),
         record(FILES, files=7),
+        record(FILES, metrics=[1]),
+        record(FILES, submission="s.csv"),
+        record(FILES, config=None),
+        record(FILES, versions=7),
+        record(FILES, device=functools.reduce(lambda inner, _: [inner], range(300))),
+        b"[" * 100_000,
     ],
 )
 def test_a_record_that_is_none_exits_8_before_anything_is_fetched(tools, version, there, content):

@@ -7,7 +7,7 @@ import sys
 import pytest
 from PIL import Image
 
-from tests.peers.kaggle import Drop, Lost
+from tests.peers.kaggle import Drop, Hold, Lost, Reply
 from tests.peers.scoring import scorer
 from tests.project import PROJECT
 from tests.testset import SPOTS, rows, write_submission, write_test_set
@@ -130,6 +130,16 @@ def test_a_submission_whose_answer_was_lost_is_found_by_the_next_call(probe, wri
     assert len(server.competition.submissions) == 4
 
 
+@pytest.mark.parametrize("late", [1, 2])
+def test_a_submission_that_kaggle_lists_late_is_not_sent_again(probe, written, server, late):
+    server.faults["CreateSubmission"] = [Lost()]
+    unlisted = Reply(200, {"submissions": []})
+    server.faults["ListSubmissions"] = [None, unlisted, *[unlisted] * late]
+    assert probe("--yes").code == 6
+    assert probe("--yes").code == 0
+    assert len(server.competition.submissions) == 4
+
+
 def test_one_that_kaggle_could_not_score_exits_3_and_is_sent_again_by_the_next_call(
     probe, written, server
 ):
@@ -176,12 +186,74 @@ def test_a_person_is_asked_first(written, server, answer, submitted, code):
     assert len(server.competition.submissions) == submitted
 
 
+def test_a_question_holds_up_nobody_and_what_was_sent_meanwhile_is_not_sent_again(
+    probe, written, server
+):
+    server.competition.allowed_today = 8
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "tools", "probe"]
+    asked = subprocess.Popen(
+        command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    said = ""
+    while "Submit 4 files" not in said and (letter := asked.stderr.read(1)):
+        said += letter
+    first = probe("--yes")
+    os.write(ours, b"y\n")
+    out, err = asked.communicate(timeout=120)
+    os.close(ours)
+    os.close(theirs)
+    assert (first.code, asked.returncode) == (0, 0), said + err
+    assert first.out in out
+    assert len(server.competition.submissions) == 4
+
+
+@pytest.fixture
+def in_two_terminals(server, monkeypatch):
+    """Run a command while another one's submission is on its way; what was seen in between."""
+    monkeypatch.setenv("TOOLS_TIMEOUT", "60")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+
+    def run(*commands):
+        hold = Hold()
+        server.faults["CreateSubmission"] = [hold]
+        first, second = ([sys.executable, "-m", "tools", *command] for command in commands)
+        sending = subprocess.Popen(first, **pipes)
+        server.wait_for("CreateSubmission")
+        waiting = subprocess.Popen(second, **pipes)
+        line = next((line for line in waiting.stderr if "waiting until it has" in line), "")
+        listed = len(server.called("ListSubmissions"))
+        hold.let_go.set()
+        said = [program.communicate(timeout=120) for program in (sending, waiting)]
+        assert [sending.returncode, waiting.returncode] == [0, 0], said
+        return line.strip(), listed
+
+    return run
+
+
+def test_two_terminals_submit_four_fills(in_two_terminals, written, server):
+    server.competition.allowed_today = 8
+    line, _ = in_two_terminals(["probe", "--yes"], ["probe", "--yes"])
+    assert line == "another `tools probe` goes on: waiting until it has ended"
+    assert len(server.competition.submissions) == 4
+
+
+def test_what_another_terminal_is_submitting_is_left_to_it(in_two_terminals, written, server):
+    file = "runs/probe/bgr-unit/submission.csv.gz"
+    line, listed = in_two_terminals(["submit", "-m", "mine", file], ["probe", "--yes"])
+    assert line == "another `tools submit` is sending: waiting until it has"
+    assert listed == 1  # by the one that sends
+    assert descriptions(server)[0] == "mine"
+    assert len(server.competition.submissions) == 5
+    assert len(runs.submissions(runs.root())) == 5
+
+
 def test_rules_that_are_not_accepted_exit_3_before_anything_is_written(probe, project, server):
     server.competition.accepted_rules = False
     code, _, err = probe("--yes")
     assert code == 3
     assert "competitions/photo-reconstruction/rules" in err
-    assert not (project / "runs").exists()
+    assert not (project / "runs" / "probe").exists()
 
 
 def test_the_kernel_writes_the_four_ways_and_true_scores_tell_the_right_one(project, server):

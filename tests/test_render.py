@@ -24,6 +24,14 @@ def test_settings_have_the_types_that_they_look_like():
     }
 
 
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "1e999", "[1, NaN]"])
+def test_what_is_no_finite_number_is_text_which_the_script_can_judge(text):
+    settings = render.parse_settings([f"note={text}"])
+    assert settings == {"note": text}
+    rendered = render.render(SCRIPT, settings)
+    assert render.effective_config(rendered, PROJECT).session["note"] == text
+
+
 @pytest.mark.parametrize("pairs", [["steps"], ["=1"], ["a b=1"], ["steps=1", "steps=2"]])
 def test_what_is_no_setting_is_an_error(pairs):
     with pytest.raises(UserError):
@@ -62,6 +70,18 @@ def test_settings_go_unchecked_with_a_note_where_tensorflow_is_missing(project, 
     assert "No module named 'no_such_tensorflow'" in capsys.readouterr().err
 
 
+def test_each_cell_of_a_notebook_is_one_text_as_kaggle_wants_it():
+    script = SCRIPT + "\n# %% [markdown]\n# Two lines\n# of words: ä\n"
+    cells = json.loads(render.notebook(script))["cells"]
+    imports, run = (f"# %% {part}" for part in SCRIPT.split("\n# %% ")[1:])
+    assert [cell["source"] for cell in cells[-3:]] == [
+        imports.partition("\n")[2].rstrip("\n"),
+        run.partition("\n")[2].rstrip("\n"),
+        "Two lines\nof words: ä",
+    ]
+    assert all(type(cell["source"]) is str for cell in cells)
+
+
 def test_the_notebook_does_what_the_script_does(monkeypatch, capsys):
     rendered = render.render(SCRIPT, {"steps": 7})
     book = json.loads(render.notebook(rendered))
@@ -70,7 +90,7 @@ def test_the_notebook_does_what_the_script_does(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["kernel", "--print-config"])
     names: dict = {"__name__": "__main__"}
     for cell in book["cells"]:
-        exec("".join(cell["source"]), names)
+        exec(cell["source"], names)
     assert json.loads(capsys.readouterr().out)["session"]["steps"] == 7
     assert render.notebook(rendered) == render.notebook(rendered)
 
@@ -80,7 +100,7 @@ import codeop, json, sys
 compile_cell = codeop.Compile()  # remembers __future__ from cell to cell, as IPython does
 for cell in json.load(open(sys.argv.pop(1)))["cells"]:
     if cell["cell_type"] == "code":
-        exec(compile_cell("".join(cell["source"]), "cell", "exec"))
+        exec(compile_cell(cell["source"], "cell", "exec"))
 """
 
 

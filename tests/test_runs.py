@@ -86,6 +86,40 @@ def test_an_entry_that_was_damaged_is_named(project):
         runs.every()
 
 
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize("facts", [{"config": []}, {"overrides": "a=b"}, {"set": 5}])
+def test_an_entry_whose_settings_are_no_object_is_named(facts):
+    with pytest.raises(UserError, match="push.json is no entry"):
+        runs.record_push("ada/pix2pix-train", 3, **facts)
+
+
+def test_an_entry_that_is_nested_too_deeply_is_named_and_such_a_line_is_passed_over():
+    run = runs.record_push("ada/pix2pix-train", 3)
+    runs.record_submission(run.folder, {"ref": 1})
+    with (run.folder / "submissions.jsonl").open("a") as file:
+        file.write(f'{{"ref": {DEEP}\n')
+    assert [one["ref"] for one in runs.read(run.folder).submissions] == [1]
+    (run.folder / "status.json").write_text(DEEP)
+    with pytest.raises(UserError, match=r"status.json cannot be read: it is nested too deeply\."):
+        runs.every()
+
+
+@pytest.mark.parametrize("odd", [5, None, [], {}])
+def test_a_run_without_the_time_of_its_push_counts_as_the_oldest(odd):
+    runs.record_push("ada/pix2pix-train", 7, pushed_at=odd)
+    runs.record_push("ada/pix2pix-train", 3)
+    assert [run.version for run in runs.every()] == [3, 7]
+    assert not runs.find("v7").is_fresh
+
+
+def test_a_message_with_half_a_character_is_recorded():
+    run = runs.record_push("ada/pix2pix-train", 3)
+    runs.record_submission(run.folder, {"ref": 1, "message": "half \udcff"})
+    assert runs.read(run.folder).submissions[0]["message"] == "half ?"
+
+
 @pytest.mark.parametrize("kernel", ["../x/y", "ada/../y", "ada", "ada/a/b", "ada/A b"])
 def test_a_hostile_reference_is_not_recorded(kernel, project):
     with pytest.raises(UserError, match="no kernel reference"):

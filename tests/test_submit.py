@@ -9,15 +9,16 @@ import sys
 import pytest
 
 from tests.failures import failed
-from tests.peers.kaggle import Cut, Drop, Hang, Lost, Reply
+from tests.peers.kaggle import Cut, Drop, Hang, Hold, Lost, Reply
 from tests.testset import rows, write_submission, write_test_set
 from tools import runs, settings
-from tools.submission import Submitter
+from tools.submitter import Submitter
 
 CREATE, UPLOAD = "CreateSubmission", "upload"
 BUSY = Reply(429, {"code": 429, "message": "Too many requests"}, {"Retry-After": "0"})
 GATEWAY = Reply(429, {"error": {"code": 429}}, {"Retry-After": "0"})
 PAGE = Reply(200, b"<html>Please sign in</html>", {"Content-Type": "text/html"})
+UNNAMED = Reply(200, {"message": "Successfully submitted to photo-reconstruction"})
 NOT_YET = Reply(404, {"code": 404, "message": "Submission not found"})
 
 
@@ -177,8 +178,18 @@ def test_a_limit_that_kaggle_enforces_only_at_the_end_exits_3(submit, server):
 
 def test_a_submission_that_kaggle_accepts_without_a_reference_is_no_success(submit, server):
     server.faults[CREATE] = [Reply(200, {"message": "Could not submit to competition"})]
-    failed(3, submit(), "Could not submit to competition")
+    failed(3, submit(), "Could not submit to competition", "does not list the submission")
     assert ledger() == []
+
+
+def test_an_answer_without_a_reference_is_kept_until_kaggle_lists_the_submission(submit, server):
+    server.faults[CREATE] = [Lost(UNNAMED)]
+    server.faults["ListSubmissions"] = [None, Reply(200, {"submissions": []})]
+    failed(3, submit(), "Successfully submitted", "does not list", "Run the command again later")
+    assert intent().is_file()
+    assert submit().code == 0
+    assert len(server.competition.submissions) == 1
+    assert not intent().exists()
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 500])
@@ -222,6 +233,34 @@ def test_a_lost_answer_that_cannot_be_looked_up_is_settled_by_the_next_call(subm
     assert "Kaggle had taken submission 50000000, though its answer was lost" in err
     assert len(server.competition.submissions) == 1
     assert not intent().exists()
+
+
+def test_a_lost_answer_to_again_is_settled_by_again(submit, server):
+    assert submit().code == 0
+    server.faults[CREATE] = [Lost()]
+    server.faults["ListSubmissions"] = [None, Reply(500)]
+    failed(6, submit("--again"), "500")
+    code, out, err = submit("--again")
+    assert code == 0
+    assert "submission 50000001" in out
+    assert "fill.csv.gz was submitted before, as 50000001: waiting for its score" in err
+    assert len(server.competition.submissions) == 2
+    assert [entry["status"] for entry in ledger()] == ["COMPLETE", "COMPLETE"]
+
+
+def test_a_lost_answer_to_another_file_does_not_stand_for_this_one(submit, tools, project, server):
+    server.faults[CREATE] = [Lost()]
+    server.faults["ListSubmissions"] = [None, Reply(500)]
+    failed(6, submit(), "500")
+    write_submission(project / "other.csv.gz", rows(value="0.5"))
+    code, out, err = tools("submit", "-m", "another", "other.csv.gz", "--again")
+    assert code == 0
+    assert "Kaggle had taken submission 50000000, though its answer was lost" in err
+    assert "submission 50000001" in out
+    assert [(entry["file"], entry["status"]) for entry in ledger()] == [
+        ("fill.csv.gz", "PENDING"),
+        ("other.csv.gz", "COMPLETE"),
+    ]
 
 
 @pytest.mark.parametrize("fault", [Drop(), PAGE, Reply(502, b"<html>bad gateway</html>")])
@@ -343,7 +382,7 @@ def test_a_version_that_comes_again_does_not_let_a_file_be_sent_twice(tools, pus
 
 
 @pytest.mark.parametrize(
-    "answer", [Reply(524, b"<html>"), Reply(200, b"[1, 2]"), Reply(200, b"{}")]
+    "answer", [Reply(524, b"<html>"), Reply(200, b"[1, 2]"), Reply(200, b"{}"), UNNAMED]
 )
 def test_an_answer_that_tells_nothing_is_looked_up_and_nothing_sent_twice(submit, server, answer):
     server.faults[CREATE] = [Lost(answer)]
@@ -495,7 +534,6 @@ def test_a_file_of_ones_own_below_a_runs_outputs_is_not_noted_with_that_run(tool
 
 
 def test_a_code_submission_names_the_pinned_version_and_uploads_nothing(tools, pushed, server):
-    server.competition.code_only = True
     code, out, _ = tools("submit", "-m", "v3", "--code")
     assert code == 0
     assert "public score  0.16000" in out
@@ -564,14 +602,41 @@ def test_a_submission_that_the_settings_or_the_run_speak_against_goes_with_a_war
     ]
 
 
-def test_two_terminals_submit_a_file_once(project, server):
+@pytest.mark.parametrize(
+    ("wrote", "warnings"),
+    [
+        ("bgr", []),
+        (["bgr"], []),
+        (
+            {"channel_order": "b\x1b[31m\nr"},
+            ["ada/pix2pix v3 wrote it with channel_order = b [31m r; the setting is rgb"],
+        ),
+    ],
+)
+def test_a_damaged_run_json_does_no_harm(tools, pushed, monkeypatch, wrote, warnings):
+    [files, folder] = (pushed.outputs[name] for name in ("files", "folder"))
+    runs.record_outputs(pushed, folder=folder, files=files, submission=wrote)
+    monkeypatch.setenv("TOOLS_CHANNEL_ORDER", "rgb")
+    code, _, err = tools("submit", "-m", "x")
+    assert code == 0
+    assert err.splitlines()[2:] == warnings
+
+
+def test_two_terminals_submit_a_file_once(project, server, monkeypatch):
+    monkeypatch.setenv("TOOLS_TIMEOUT", "60")
     command = [sys.executable, "-m", "tools", "submit", "--message", "a fill", "fill.csv.gz"]
-    both = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    said = [program.communicate(timeout=120) for program in both]
-    assert [program.returncode for program in both] == [0, 0], said
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    hold = Hold()
+    server.faults[CREATE] = [hold]
+    first = subprocess.Popen(command, **pipes)
+    server.wait_for(CREATE)
+    second = subprocess.Popen(command, **pipes)
+    waited = any("waiting until it has" in line for line in second.stderr)
+    hold.let_go.set()
+    said = [program.communicate(timeout=120) for program in (first, second)]
+    assert waited, said
+    assert [first.returncode, second.returncode] == [0, 0], said
     assert len(server.competition.submissions) == 1
     assert said[0][0] == said[1][0]
-    assert sum("was submitted before, as 50000000" in error for _, error in said) == 1
+    assert "was submitted before, as 50000000" not in said[0][1]
+    assert "was submitted before, as 50000000" in said[1][1]

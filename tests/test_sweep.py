@@ -63,6 +63,13 @@ def test_a_setting_of_another_form_is_refused(text):
         sweep.variants([text])
 
 
+def test_a_setting_that_is_named_twice_is_refused():
+    with pytest.raises(UserError, match="--set names width twice"):
+        sweep.variants(["width=8", "ema=0", "width=16,32"])
+    with pytest.raises(UserError, match="--change 'a=1 a=2' names a twice"):
+        sweep.changed({"a": "0"}, ["a=1 a=2"])
+
+
 @pytest.mark.parametrize(
     ("variant", "option"), [({"seed": "1"}, "--seeds"), ({"width": "8", "steps": "9"}, "--budget")]
 )
@@ -121,6 +128,32 @@ def test_it_tables_every_variant_over_its_seeds_and_runs_nothing_twice(python, s
     third = subprocess.run(other, capture_output=True, text=True, cwd=workplace)
     assert json.loads(third.stdout)["rows"][0]["images"] == 4
     assert {p: p.stat().st_mtime_ns for p in base.glob("*/run.json")}.items() > records.items()
+
+
+PROBED = """
+import json, pathlib, sys
+out = pathlib.Path(dict(word.split("=", 1) for word in sys.argv[1:])["--out"])
+out.mkdir()
+(out / "training_log.csv").write_text("step,images_per_second\\n20,7.5\\n")
+(out / "run.json").write_text(json.dumps({"config": {"batch_size": 2}}))
+"""
+
+
+def test_measuring_the_speed_leaves_the_runs_own_log_alone(project):
+    (project / "kernel" / "pix2pix.py").write_text(PROBED)
+    log = project / "width=8.log"
+    log.write_text("step 1/9")
+    assert sweep.steps_for(sweep.Budget(minutes=2), {}, project / "width=8") == 450
+    assert log.read_text() == "step 1/9"
+    assert (project / "width=8.probe.log").is_file()
+
+
+def test_a_plot_that_cannot_be_written_is_an_error_and_leaves_nothing_behind(tmp_path):
+    taken = tmp_path / "sweep.png"
+    taken.mkdir()
+    with pytest.raises(UserError, match=r"sweep\.png cannot be written"):
+        sweep.draw({"width=8": [[(2, 1.1), (4, 0.9)]]}, taken)
+    assert list(tmp_path.iterdir()) == [taken]
 
 
 @pytest.fixture

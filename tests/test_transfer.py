@@ -125,7 +125,14 @@ def test_a_full_disk_is_told_before_anything_is_written(fetch, tmp_path, monkeyp
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [("7", 7), ("0", 0), ("-3", 0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0), ("soon", None)],
+    [
+        ("7", 7),
+        ("0", 0),
+        ("-3", 0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        ("Wed, 99999999999 Oct 2015 07:28:00 GMT", None),
+        ("soon", None),
+    ],
 )
 def test_retry_after_is_read_as_number_or_date(value, seconds):
     response = transfer.requests.Response()
@@ -140,6 +147,31 @@ def test_a_redirect_to_an_unsafe_place_is_not_followed_for_its_bytes(server, fet
         with pytest.raises(VerificationError, match="not HTTPS"):
             fetch()
     assert os.listdir(tmp_path) == []
+
+
+def test_a_redirect_by_way_of_an_unsafe_place_is_not_followed_for_its_bytes(
+    server, fetch, tmp_path
+):
+    with KaggleServer() as other:
+        by_way = other.storage.sign("x", b"").replace("127.0.0.1", "localhost")
+        back = server.storage.sign("x", b"evil")
+        server.faults["download"] = [Reply(302, headers={"Location": by_way})]
+        other.faults["download"] = [Reply(302, headers={"Location": back})]
+        with pytest.raises(VerificationError, match="not HTTPS"):
+            fetch()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("status", [302, 307])
+def test_a_redirected_upload_is_no_upload(server, tmp_path, status):
+    file = tmp_path / "model.h5"
+    file.write_bytes(BODY)
+    config = settings.Settings(kaggle_endpoint=server.url, timeout=20)
+    elsewhere = server.storage.sign("x", b"a page")
+    server.faults["upload"] = [Reply(status, headers={"Location": elsewhere})]
+    with pytest.raises(NetworkError, match=f"not uploaded: the storage answered {status}"):
+        transfer.upload(server.storage.announce("model.h5", len(BODY))[1], file, config)
+    assert [call.name for call in server.calls] == ["upload"]
 
 
 @pytest.mark.parametrize("way", ["download", "upload"])

@@ -64,11 +64,36 @@ def test_a_version_that_is_still_unknown_after_a_while_exits_3(tools, server, pr
     assert f"Kaggle refused asking for the status of {KERNEL} v2 (404)" in done.err
 
 
+@pytest.mark.parametrize("age", ["2026-01-01T00:00:00Z", None])
+def test_a_version_that_may_not_be_seen_is_queued_while_it_is_new(tools, version, server, age):
+    run = runs.find()
+    if age:
+        (run.folder / "push.json").write_text(json.dumps(run.push | {"pushed_at": age}))
+    denied = Reply(403, {"code": 403, "message": "Permission 'kernels.get' was denied"})
+    server.faults["GetKernelSessionStatus"] = [denied]
+    done = tools("status", "v2")
+    assert (done.code, done.out) == ((3, "") if age else (0, f"{KERNEL} v2 QUEUED\n"))
+    assert ("The name may be wrong" in done.err) == bool(age)
+
+
+def test_waiting_outlasts_a_few_refusals_in_its_midst(tools, version, server):
+    run = runs.find()
+    (run.folder / "push.json").write_text(json.dumps(run.push | {"pushed_at": "2026-01-01"}))
+    denied = Reply(403, {"code": 403, "message": "Permission 'kernels.get' was denied"})
+    server.faults["GetKernelSessionStatus"] = [None, *[denied] * 4]
+    done = tools("wait", "v2")
+    assert (done.code, done.out) == (0, f"{KERNEL} v2 COMPLETE\n"), done.err
+    assert done.err.count("goes on all the same") == 1
+    version.states = ["RUNNING"]
+    server.faults["GetKernelSessionStatus"] = [None, *[denied] * 5]
+    done = tools("wait", "v2")
+    assert (done.code, "was denied" in done.err) == (3, True)
+
+
 @pytest.mark.parametrize(
     ("fault", "code", "words"),
     [
         (Reply(401, {"code": 401, "message": "Unauthenticated"}), 7, "did not accept the cred"),
-        (Reply(403, {"code": 403, "message": "Permission denied"}), 3, "The name may be wrong"),
         (Reply(409, {"code": 409, "message": "Conflict"}), 3, "(409): Conflict."),
         (Reply(429, {"code": 429, "message": "slow"}, {"Retry-After": "60"}), 6, "asks for 60 s"),
         (Reply(429, {"error": {"code": 429}}), 6, "Kaggle answered 429"),

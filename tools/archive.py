@@ -13,7 +13,6 @@ import shutil
 import stat
 import struct
 import tempfile
-import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.errors import UserError, VerificationError
-from tools.files import inside
+from tools.files import Names, inside
 
 MOST_FILES = 200_000
 MOST_BYTES = 32 << 30
@@ -155,8 +154,7 @@ def members(archive: zipfile.ZipFile, folder: Path) -> list[Member]:
     if len(infos) > MOST_FILES:
         raise _refused(f"it has {len(infos):,} files, more than {MOST_FILES:,}")
     found: list[Member] = []
-    files: dict[str, Path] = {}
-    parents: set[str] = set()
+    names = Names()
     total = 0
     for info in infos:
         target = _safe_target(info, folder)
@@ -165,14 +163,9 @@ def members(archive: zipfile.ZipFile, folder: Path) -> list[Member]:
             raise _refused(f"{target.name!r} would unpack to {info.file_size:,} bytes")
         if info.is_dir():
             continue
-        key = _same_on_any_disk(target)
-        if key in files:
-            raise _refused(f"{str(files[key])!r} and {str(target)!r} would be one file")
-        files[key] = target
-        parents.update(_same_on_any_disk(parent) for parent in target.parents)
+        if other := names.add(info.orig_filename):
+            raise _refused(f"{other!r} and {info.orig_filename!r} cannot stand beside each other")
         found.append(Member(info, target))
-    if clash := parents & files.keys():
-        raise _refused(f"{str(files[min(clash)])!r} is a file and a folder")
     if total > MOST_BYTES:
         raise _refused(f"it would unpack to {total >> 30} GiB, more than {MOST_BYTES >> 30}")
     return found
@@ -238,11 +231,6 @@ def _safe_target(info: zipfile.ZipInfo, folder: Path) -> Path:
         return inside(folder, name.removesuffix("/"))
     except VerificationError as unsafe:
         raise _refused(unsafe.message.rstrip(".")) from None
-
-
-def _same_on_any_disk(path: Path) -> str:
-    """One key for names that some file systems take for the same."""
-    return unicodedata.normalize("NFC", str(path)).casefold()
 
 
 def _is_there(member: Member) -> bool:

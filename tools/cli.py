@@ -42,7 +42,7 @@ Data = Annotated[
 ]
 ScoreTimeout = Annotated[
     float,
-    typer.Option(min=0, metavar="MINUTES", help="To wait for a score; the submission goes on."),
+    typer.Option(min=0, metavar="MINUTES", help="After which to stop waiting for a score."),
 ]
 
 
@@ -102,16 +102,24 @@ def doctor(
 @app.command("make-dataset")
 def make_dataset(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="[PHOTOS] OUT", help="Folder of photos, and dataset.")
+        list[Path],
+        typer.Argument(
+            metavar="[PHOTOS] OUT",
+            help="A folder with one subfolder per class; the dataset to make.",
+        ),
     ],
     sample: Annotated[
         bool, typer.Option("--sample", help="Make the embedded sample; give OUT alone.")
     ] = False,
     test_per_class: Annotated[
         int | None,
-        typer.Option(min=1, help="Pictures per class in the test set.", show_default="50"),
+        typer.Option(
+            min=1,
+            help="Pictures per class in the test set.",
+            show_default="50, of the sample 4",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the order and the holes.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the shuffling and the holes.")] = 0,
     json: Json = False,
 ) -> None:
     """Make a dataset in the competition's layout from a folder with one subfolder per class.
@@ -140,7 +148,9 @@ def dry_run(
     out: Annotated[
         Path | None, typer.Option(help="Run folder.", show_default="runs/dry-run/run, made anew")
     ] = None,
-    preset: Annotated[str, typer.Option(help="The kernel's preset.")] = "best",
+    preset: Annotated[
+        str, typer.Option(help="report, best or perceptual; of width 24, unless --set width=…")
+    ] = "best",
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help=SETTING)
     ] = None,
@@ -159,16 +169,21 @@ def dry_run(
 def sweep(
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Values of a setting, name=a,b; all combinations are run."),
+        typer.Option(
+            "--set",
+            help="Values of a setting, name=a,b, on top of preset best; all combinations are run.",
+        ),
     ] = None,
     change: Annotated[
         list[str] | None,
-        typer.Option(help="One more variant: the first with this changed, name=value."),
+        typer.Option(
+            help='One more variant: the first with this changed, name=value, or several: "a=1 b=2".'
+        ),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="A dataset.", show_default="the embedded sample")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant: seeds 0, 1, …")] = 1,
     budget: Annotated[str, typer.Option(help="Of each run: steps (2000) or minutes (30m).")] = "5m",
     limit: Annotated[int, typer.Option(min=0, help="Images per class; 0: all.")] = 0,
     name: Annotated[str, typer.Option(help="Folder under runs/sweep to go on in.")] = "latest",
@@ -241,7 +256,7 @@ def push_kernel(
     accelerator: Annotated[
         str,
         typer.Option(
-            help="NvidiaTeslaT4, NvidiaL4, another of Kaggle's, or cpu.",
+            help="NvidiaTeslaT4 (two of them), NvidiaL4, …, or cpu; a wrong name lists all.",
             show_default="the metadata's",
         ),
     ] = "",
@@ -250,11 +265,12 @@ def push_kernel(
         typer.Option(min=0.1, max=12, metavar="HOURS", help="After which Kaggle stops the run."),
     ] = SESSION_HOURS,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the training of the kernel's last version.")
+        bool, typer.Option("--resume", help="Go on with the training of the last version.")
     ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the run has ended.")] = False,
     notebook: Annotated[
-        bool, typer.Option("--notebook", help="Push the cells as a notebook, with its pictures.")
+        bool,
+        typer.Option("--notebook", help="Push the cells as a notebook, in a kernel of its own."),
     ] = False,
     no_run: Annotated[
         bool, typer.Option("--no-run", help="Save the version; don't run it.")
@@ -266,11 +282,20 @@ def push_kernel(
 ) -> None:
     """Render the kernel with its settings, check it, push it and enter it in the ledger.
 
-    Example: tools push-kernel --preset report --set steps=20000 --wait
+    Example: tools push-kernel --set width=96 --set steps=20000 --wait
     """
-    from tools.kernel import Plan, push_and_report
+    from tools.push import Plan, push_and_report
 
-    plan = Plan(preset or "", set_ or [], accelerator, timeout, resume, notebook, no_run, force)
+    plan = Plan(
+        preset=preset or "",
+        settings=set_ or [],
+        accelerator=accelerator,
+        timeout=timeout,
+        resume=resume,
+        notebook=notebook,
+        no_run=no_run,
+        force=force,
+    )
     push_and_report(plan, WAIT_HOURS if wait else None, json)
 
 
@@ -289,7 +314,7 @@ def status(run: Reference = None, json: Json = False) -> None:
 def wait(
     run: Reference = None,
     timeout: Annotated[
-        float, typer.Option(metavar="HOURS", help="To wait at most; the run goes on.")
+        float, typer.Option(metavar="HOURS", help="After which to stop waiting; the run goes on.")
     ] = WAIT_HOURS,
     json: Json = False,
 ) -> None:
@@ -306,7 +331,7 @@ def wait(
 def logs(
     run: Reference = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Until the run has ended.")
+        bool, typer.Option("--follow", "-f", help="Go on printing until the run has ended.")
     ] = False,
     json: Json = False,
 ) -> None:
@@ -324,7 +349,7 @@ def fetch_outputs(
     run: Reference = None,
     to: Annotated[
         list[str] | None,
-        typer.Option(help=f"A folder, by default runs/SLUG/vN/outputs, and on to {KEEPS}"),
+        typer.Option(help=f"A folder, by default runs/SLUG/vN/outputs; a copy to {KEEPS}"),
     ] = None,
     include: Annotated[
         list[str] | None, typer.Option(help="Only what matches, as *.h5; may be repeated.")
@@ -365,7 +390,9 @@ def submit(
     data: Data = None,
     code: Annotated[
         bool,
-        typer.Option("--code", help="Let Kaggle take the file from the run; nothing is uploaded."),
+        typer.Option(
+            "--code", help="Let Kaggle take the run's own file, as code competitions ask."
+        ),
     ] = False,
     again: Annotated[
         bool, typer.Option("--again", help="Submit even what was submitted before.")

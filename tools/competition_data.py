@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from tools import archive, console, settings, transfer
-from tools.errors import NetworkError, UserError, VerificationError
+from tools.errors import UserError, VerificationError
 from tools.files import alone, at_home
 from tools.holes import find_masked_info, read_holes
 from tools.kaggle_client import Kaggle
 from tools.kaggle_competitions import Competitions
+
+LABEL = "The competition's archive"
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,13 @@ def fetch(address: Callable[[], str], folder: Path, chosen: settings.Settings) -
         UserError: the disk is too small.
     """
     with transfer.storage_session(chosen) as session:
-        source = _Source(session, address, chosen)
+        source = transfer.Source(session, address, chosen, LABEL)
         try:
-            with archive.RemoteFile(source.open_at, transfer.BROKEN) as remote:
+            with archive.RemoteFile(_Archive(source).open_at, transfer.BROKEN) as remote:
                 return _unpack(remote, folder)
         except _NoRanges:
             pass
-    whole = transfer.download(address, folder / ".archive.zip", chosen, label="The archive")
+    whole = transfer.download(address, folder / ".archive.zip", chosen, label=LABEL)
     try:
         with whole.open("rb") as file:
             return _unpack(file, folder)
@@ -95,15 +97,13 @@ class _NoRanges(Exception):
     """The storage sends whole files only."""
 
 
-class _Source:
-    """Opens the archive at an offset; asks for a new address when one has expired."""
+class _Archive:
+    """Opens the archive at an offset, always the same one."""
 
-    def __init__(self, session: Any, address: Callable[[], str], chosen: settings.Settings) -> None:
-        self._session, self._address, self._settings = session, address, chosen
-        self._patience = transfer.Patience(chosen.retry_seconds)
-        self._url = ""
+    def __init__(self, source: transfer.Source) -> None:
+        self._source = source
         self._identity: str | None = None
-        self._furthest = -1
+        self._last = -1
 
     def open_at(self, offset: int) -> tuple[Any, int]:
         """A stream from ``offset`` on, and the archive's size in bytes.
@@ -112,37 +112,14 @@ class _Source:
             NetworkError: no byte came within the patience.
             VerificationError: it is another archive than the first time.
         """
-        if offset != self._furthest:
-            self._patience.renew()
-        elif not self._patience.pause(broken := "the connection broke off"):
-            raise self._failed(broken)
-        self._furthest = offset
-        renewed = 0
-        while True:
-            wait = None
-            try:
-                if not self._url:
-                    self._url = self._address()
-                headers = {"Range": f"bytes={offset}-"}
-                response = self._session.get(self._url, headers=headers, stream=True)
-                if response.status_code in (200, 206):
-                    return self._opened(response, offset)
-                response.close()
-                problem, wait = f"the storage answered {response.status_code}", None
-                if response.status_code in transfer.EXPIRED and renewed < 3:
-                    self._url, wait, renewed = "", 0.0, renewed + 1
-                elif response.status_code in transfer.PASSING:
-                    wait = transfer.retry_after(response)
-                else:
-                    raise self._failed(problem)
-            except transfer.BROKEN as failure:
-                problem = transfer.reason(failure)
-            if not self._patience.pause(problem, wait):
-                raise self._failed(problem)
-
-    def _opened(self, response: Any, offset: int) -> tuple[Any, int]:
+        if offset != self._last:
+            self._source.renew()
+        else:
+            self._source.pause()
+        self._last = offset
+        response = self._source.open(offset)
         span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
-        if response.status_code == 200 or span is None or int(span[1]) != offset:
+        if response.status_code != 206 or span is None or int(span[1]) != offset:
             response.close()
             raise _NoRanges
         identity = response.headers.get("ETag", "")
@@ -152,9 +129,3 @@ class _Source:
             )
         self._identity = identity
         return response.raw, int(span[2])
-
-    def _failed(self, problem: str) -> NetworkError:
-        return NetworkError(
-            f"The competition's archive did not arrive: {problem}.",
-            "What did is kept; the same command goes on from there.",
-        )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import random
+import shlex
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from tools import console, runs
 from tools.errors import UserError
+from tools.files import alone
 from tools.holes import HOLE, SIDE
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
@@ -84,8 +85,9 @@ def from_sample(seed: int) -> dict[str, list[tuple[str, Source]]]:
 def sample_folder() -> Path:
     """Return the embedded sample's folder, made if it is not there."""
     folder = runs.root() / "sample"
-    if not folder.exists():
-        make_dataset(from_sample(seed=0), folder, SAMPLE_TEST_PER_CLASS, seed=0)
+    with alone(folder.with_suffix(".lock"), "another command makes the sample: waiting"):
+        if not folder.exists():
+            make_dataset(from_sample(seed=0), folder, SAMPLE_TEST_PER_CLASS, seed=0)
     return folder
 
 
@@ -258,4 +260,4 @@ def run_make_dataset(
     console.print_table(("class", "training", "test"), rows, title=str(out))
     for name, reason in result["left_out"].items():
         console.note(f"left out: {name}: {reason}")
-    console.note(f"Try it: tools dry-run --data {json.dumps(str(out)) if ' ' in str(out) else out}")
+    console.note(f"Try it: tools dry-run --data {shlex.quote(str(out))}")

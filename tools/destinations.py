@@ -6,8 +6,10 @@ interrupted one began. What is sent counts as stored once the service's own chec
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.pool import ThreadPool
@@ -44,6 +46,7 @@ class LocalFolder:
     def __init__(self, address: str) -> None:
         self.address = address
         self._folder = at_home(Path(address))
+        self.place = os.path.realpath(self._folder)
 
     def check(self) -> str:
         """See that files can be written at the nearest folder that exists."""
@@ -67,36 +70,63 @@ class LocalFolder:
             raise UserError(f"{path} cannot be read: {failure.strerror}.") from None
 
     def put(self, file: OutputFile, origin: Origin, there: Stored | None, moved: Moved) -> Stored:
-        """Copy beside the final name, read the copy back, then rename it."""
+        """Copy to a file of its own, read the copy back, then give it the name."""
         path = self._folder / file.name
-        part = path.with_name(f".{path.name}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with file.path.open("rb") as source, part.open("wb") as target:
-                while block := source.read(1 << 20):
-                    target.write(block)
-                    moved(source.tell())
-                target.flush()
-                os.fsync(target.fileno())
-            if not self._stored(part).holds(file):
-                raise CorruptedError
-            os.replace(part, path)
+            handle, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+            part = Path(name)
+            try:
+                with os.fdopen(handle, "wb") as target, file.path.open("rb") as source:
+                    while block := source.read(1 << 20):
+                        target.write(block)
+                        moved(source.tell())
+                    target.flush()
+                    os.fsync(target.fileno())
+                stored = self._stored(part)
+                if not stored.holds(file):
+                    raise CorruptedError
+                part.chmod(0o644)
+                if there is not None and self.find(file.name) == there:
+                    os.replace(part, path)
+                elif not _name(part, path) and not self._stored(path).holds(file):
+                    raise UserError(
+                        f"{path} was changed by somebody else during the upload.",
+                        "Look at it, then run the same command again.",
+                    )
+            finally:
+                part.unlink(missing_ok=True)
         except OSError as failure:
             raise UserError(
                 f"{path} cannot be written: {failure.strerror}.", "Choose another folder."
             ) from None
-        finally:
-            part.unlink(missing_ok=True)
-        return self._stored(path)
+        return dataclasses.replace(stored, where=str(path))
 
     def remove(self, stored: Stored) -> None:
-        """Delete the file."""
-        Path(stored.where).unlink(missing_ok=True)
+        """Delete the file, if it is still the same one."""
+        path = Path(stored.where)
+        if path.is_file() and self._stored(path) == stored:
+            path.unlink(missing_ok=True)
 
     @staticmethod
     def _stored(path: Path) -> Stored:
         digests = {"sha256": sha256(path)}
         return Stored(where=str(path), size=path.stat().st_size, digests=digests)
+
+
+def _name(part: Path, path: Path) -> bool:
+    """Give ``part`` the name ``path``, unless another file has it."""
+    try:
+        try:
+            os.link(part, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a disk without hard links
+            path.open("x").close()
+            os.replace(part, path)
+    except FileExistsError:
+        return False
+    return True
 
 
 def expand(address: str, origin: Origin) -> str:
@@ -163,11 +193,13 @@ def ready(addresses: Iterable[str], origin: Origin, overwrite: bool = False) -> 
     Raises:
         ToolsError: of the first destination that is not ready.
     """
-    expanded = dict.fromkeys(expand(address, origin) for address in addresses)
-    found = [connect(address, overwrite) for address in expanded]
-    for destination in found:
+    found: dict[str, Destination] = {}
+    for address in addresses:
+        destination = connect(expand(address, origin), overwrite)
+        found.setdefault(destination.place, destination)
+    for destination in found.values():
         console.note(destination.check())
-    return found
+    return list(found.values())
 
 
 def deliver(

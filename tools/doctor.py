@@ -125,7 +125,7 @@ def _service() -> Iterator[Finding]:
 
     def sign_in() -> str:
         kaggle.append(Kaggle(settings.load()))
-        _protected()
+        _protected(kaggle[0].key_file)
         return f"of {kaggle[0].user}"
 
     yield _try("credentials", sign_in)
@@ -137,7 +137,9 @@ def _service() -> Iterator[Finding]:
 
     def quota() -> str:
         found = Kernels(kaggle[0]).quota()
-        if found.allowed and found.left < 0.1:
+        if not found.allowed:
+            return ""
+        if found.left < 0.1:
             raise UserError(
                 f"No GPU time is left of {found.allowed:.0f} h.", f"Renewed on {found.renewed}."
             )
@@ -147,19 +149,28 @@ def _service() -> Iterator[Finding]:
         config = settings.load()
         if not config.competition:
             return "none is set"
-        left = Competitions(kaggle[0]).limits(config.competition).allowed_now
-        return f"{config.competition}, {left} submissions left today"
+        limits = Competitions(kaggle[0]).limits(config.competition)
+        if not limits.allowed_now and not limits.total:
+            page = f"https://www.kaggle.com/competitions/{config.competition}/rules"
+            raise UserError(
+                f"Kaggle allows no submission to {config.competition}.",
+                f"Were the rules accepted at {page} , and does it go on?",
+            )
+        return f"{config.competition}, {limits.allowed_now} submissions left today"
 
-    yield _try("GPU quota", quota)
+    unknown = "Kaggle tells none: is the phone number verified (https://www.kaggle.com/settings)?"
+    finding = _try("GPU quota", quota)
+    yield finding if finding.words else Finding(finding.check, None, unknown)
     yield _try("competition", competition)
 
 
-def _protected() -> None:
+def _protected(key: Path) -> None:
     """Refuse credential files that others on this machine can read."""
     if os.name == "nt":
         return  # who can read a file is not in its mode
-    for name in ("kaggle.json", "access_token", "access_token.txt", "credentials.json"):
-        path = Path.home() / ".kaggle" / name
+    home = Path.home() / ".kaggle"
+    names = ("kaggle.json", "access_token", "access_token.txt", "credentials.json")
+    for path in (key, *(home / name for name in names)):
         with contextlib.suppress(OSError):
             if path.stat().st_mode & 0o077:
                 raise UserError(f"{path} can be read by others.", f"chmod 600 {path}")

@@ -82,7 +82,7 @@ class DriveFolder:
             )
         self._root = found[1]
         self._path = tuple(path)
-        self.address = SCHEME + "/".join([self._root, *path])
+        self.address = self.place = SCHEME + "/".join([self._root, *path])
         server = os.environ.get("DRIVE_EMULATOR_HOST", "")
         if server and not on_this_machine(server):
             raise UserError(

@@ -12,7 +12,7 @@ from typing import Any
 
 from tools import console
 from tools.errors import NetworkError, SignInError, UserError
-from tools.files import at_home, write_whole
+from tools.files import at_home, parse_json, write_whole
 
 SCOPE = "https://www.googleapis.com/auth/drive"
 """The whole Drive: with ``drive.file`` a folder that was made in the web page cannot be seen."""
@@ -105,7 +105,7 @@ def credentials(anonymous: bool = False) -> Any:
     path = token_file()
     if path.is_file():
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
+            kept = parse_json(path.read_text(encoding="utf-8"))
             return Credentials(token=None, **{name: kept[name] for name in KEPT})
         except (OSError, ValueError, KeyError, TypeError):
             raise SignInError(
@@ -129,7 +129,7 @@ def _flow(client: Path) -> Any:
     except ModuleNotFoundError:
         raise missing_extra() from None
     try:
-        config = json.loads(client.read_text(encoding="utf-8"))
+        config = parse_json(client.read_text(encoding="utf-8"))
         return InstalledAppFlow.from_client_config({"installed": config["installed"]}, [SCOPE])
     except OSError as failure:
         raise UserError(

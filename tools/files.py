@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from tools import console
 from tools.errors import UserError, VerificationError
+
+LONGEST = 236  # bytes of a name: while its file is on the way, the name has up to 19 more
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
@@ -21,12 +26,13 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 def write_whole(path: Path, content: str | bytes, mode: int = 0o644) -> Path:
     """Write ``content`` to ``path`` through a temporary file beside it; text as UTF-8.
 
-    Until it has ``mode``, the file can be read by its owner alone.
+    Until it has ``mode``, the file can be read by its owner alone. Half a character, which odd JSON
+    may hold, becomes a question mark.
 
     Raises:
         UserError: the folder cannot be written; nothing is left behind.
     """
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode("utf-8", "replace") if isinstance(content, str) else content
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -64,6 +70,18 @@ def alone(lock: Path, waiting: str) -> Iterator[None]:
         holder.release()
 
 
+def parse_json(text: str) -> Any:
+    """What a JSON text holds.
+
+    Raises:
+        ValueError: it is no JSON, or nested more deeply than any that we read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
@@ -86,9 +104,9 @@ def safe(name: str) -> bool:
     """Whether a name that a service gave is relative and means the same on every system."""
     parts = name.split("/")
     return not (
-        len(name) > 1000
-        or any(character in '\\:*?"<>|' or not character.isprintable() for character in name)
-        or any(part in ("", ".", "..") or len(part.encode()) > 255 for part in parts)
+        any(character in '\\:*?"<>|' or not character.isprintable() for character in name)
+        or len(name.encode()) > 1000
+        or any(part in ("", ".", "..") or len(part.encode()) > LONGEST for part in parts)
         or any(_RESERVED.fullmatch(part) or part.endswith((" ", ".")) for part in parts)
     )
 
@@ -104,3 +122,39 @@ def inside(folder: Path, name: str) -> Path:
     if path == folder or any(step.is_symlink() for step in steps):
         raise VerificationError(f"The name {ascii(name)} is not safe to write below {folder}.")
     return path
+
+
+class Names:
+    """Names of files in one folder that can stand beside each other on any disk.
+
+    Args:
+        own: names that the caller may give to files too; no folder can have one.
+    """
+
+    def __init__(self, *own: str) -> None:
+        self._own = {_key(name): name for name in own}
+        self._files: dict[str, str] = {}
+        self._folders: dict[str, str] = {}
+
+    def add(self, name: str) -> str | None:
+        """Take in a name, or return the one that is in its way.
+
+        That one means the same file where the disk does not tell letters apart, or one of the two
+        would be a file and a folder.
+        """
+        key = _key(name)
+        parts = key.split("/")
+        folders = ["/".join(parts[:count]) for count in range(1, len(parts))]
+        taken = self._files.get(key) or self._folders.get(key)
+        for folder in folders:
+            taken = taken or self._files.get(folder) or self._own.get(folder)
+        if taken:
+            return taken
+        self._files[key] = name
+        self._folders |= dict.fromkeys(folders, name)
+        return None
+
+
+def _key(name: str) -> str:
+    """The same for names that some disk takes for the same."""
+    return unicodedata.normalize("NFC", name).casefold()

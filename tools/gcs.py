@@ -71,7 +71,7 @@ class Bucket:
             part in ("", ".", "..") for part in self.prefix.split("/") if self.prefix
         ):
             raise UserError(f"{address!r} is no prefix that objects can have.")
-        self.address = f"{SCHEME}{name}/{self.prefix}".rstrip("/")
+        self.address = self.place = f"{SCHEME}{name}/{self.prefix}".rstrip("/")
         self._overwrite, self._host = overwrite, ""
         with self._errors():
             self._client = storage.Client(project=None)

@@ -14,6 +14,7 @@ import operator
 import os
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 from tools import transfer
@@ -67,16 +68,26 @@ class Kaggle:
             if os.path.isfile(file := self._api.config):
                 raise SignInError(f"{file} holds no user name and key.", SIGN_IN) from None
             raise SignInError("There are no Kaggle credentials.", SIGN_IN) from None
+        self.key_file = Path(self._api.config)
         self.user = str(self._api.config_values.get("username", ""))
         if not re.fullmatch(r"[A-Za-z0-9_-]+", self.user):
             raise SignInError("Kaggle's credentials hold no user name.", SIGN_IN)
 
     def ask(
-        self, doing: str, method: str, kind: Any, *, repeatable: bool = True, **fields: Any
+        self,
+        doing: str,
+        method: str,
+        kind: Any,
+        *,
+        repeatable: bool = True,
+        once: bool = False,
+        **fields: Any,
     ) -> Any:
         """What the client's ``method``, named with dots, answers to a request of a kind."""
         asked, find = request(kind, **fields), operator.attrgetter(method)
-        return self.call(doing, lambda client: find(client)(asked), repeatable=repeatable)
+        return self.call(
+            doing, lambda client: find(client)(asked), repeatable=repeatable, once=once
+        )
 
     def pages(self, doing: str, method: str, kind: Any, **fields: Any) -> Iterator[Any]:
         """The pages of a listing, each asked for as by :meth:`ask`."""
@@ -111,7 +122,7 @@ class Kaggle:
 
         import requests
 
-        patience = self.patience.fresh()
+        patience, renewed = self.patience.fresh(), False
         while True:
             response, sent, problem = None, True, ""
             try:
@@ -120,8 +131,11 @@ class Kaggle:
             except requests.HTTPError as failure:
                 response = failure.response
                 code = response.status_code if response is not None else 0
-                words = plain(self._redacted(str(failure)))
+                if code == 401 and not renewed and self._renew_sign_in():
+                    renewed = True
+                    continue
                 if code not in transfer.PASSING and (repeatable or code < 500):
+                    words = plain(self._redacted(_reason(failure)))
                     raise self._refusal(doing, code, words) from failure
                 problem = f"Kaggle answered {code}"
                 sent = code != 429
@@ -166,6 +180,21 @@ class Kaggle:
             return NoAccessError(message, "The name may be wrong, or belong to somebody else.")
         return NotFoundError(message) if code == 404 else RefusedError(message)
 
+    def _renew_sign_in(self) -> bool:
+        """Take a new access token, if the user signed in by the browser: each lives 12 hours."""
+        from kagglesdk import KaggleCredentials
+
+        values = self._api.config_values
+        if values.get("auth_method") != "OAUTH":
+            return False
+        expired = values.pop("token")  # what asks for the next one goes without
+        with contextlib.suppress(OSError, AttributeError, KeyError, TypeError, ValueError):
+            with self._api.build_kaggle_client() as client:
+                credentials = KaggleCredentials.load(client=client)
+                credentials.refresh_access_token()
+            values["token"] = credentials.get_access_token()
+        return values.setdefault("token", expired) != expired
+
     def _redacted(self, text: str) -> str:
         from kagglesdk import get_access_token_from_env
 
@@ -183,7 +212,7 @@ def _api_class() -> Any:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             from kagglesdk.kaggle_http_client import KaggleHttpClient
 
-            with _no_calls(KaggleHttpClient):
+            with _no_calls(KaggleHttpClient), _not_verbose():
                 try:
                     from kaggle.api.kaggle_api_extended import KaggleApi
                 except FileExistsError:  # another process made its folder at the same moment
@@ -236,6 +265,25 @@ def _no_calls(client: Any) -> Iterator[None]:
         yield
     finally:
         client.call = call
+
+
+@contextlib.contextmanager
+def _not_verbose() -> Iterator[None]:
+    """Keep the client from printing every request, its credentials too, as VERBOSE makes it do."""
+    kept = {name: os.environ.pop(name, None) for name in ("VERBOSE", "VERBOSE_OUTPUT")}
+    try:
+        yield
+    finally:
+        os.environ.update({name: value for name, value in kept.items() if value is not None})
+
+
+def _reason(failure: Any) -> str:
+    """Kaggle's words for a refusal: the body's ``message``, bare or inside its ``error``."""
+    try:
+        body = failure.response.json()
+        return str(body.get("error", body)["message"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return str(failure)
 
 
 def request(kind: Any, **fields: Any) -> Any:

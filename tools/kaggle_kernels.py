@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,11 +28,11 @@ API = "kernels.kernels_api_client"  # of the public client
 
 @dataclass(frozen=True)
 class Pushed:
-    """Kaggle's answer to a push."""
+    """Kaggle's answer to a push; ``kernel`` is what it made, mostly what was asked for."""
 
+    kernel: str
     url: str
     version: int
-    kernel_id: int
     error: str
     invalid: dict[str, list[str]]
 
@@ -89,12 +90,16 @@ class Kernels:
         kinds = ("dataset", "competition", "kernel", "model")
         invalid = {kind: getattr(answer, f"invalid_{kind}_sources") or [] for kind in kinds}
         invalid["keyword"] = answer.invalid_tags or []
-        page = f"https://www.kaggle.com/code/{fields['slug']}"
-        url, version = plain(answer.url), answer.version_number
+        asked, version = fields["slug"], answer.version_number
+        owner = re.escape(asked.split("/")[0])
+        made = re.fullmatch(
+            rf"https://www\.kaggle\.com(?:/code)?/({owner}/[a-z0-9][a-z0-9-]+)", plain(answer.url)
+        )
+        kernel = made[1] if made else asked
         return Pushed(
-            url=url if url.startswith("https://www.kaggle.com/") else page,
+            kernel=kernel,
+            url=f"https://www.kaggle.com/code/{kernel}",
             version=version if type(version) is int and version > 0 else 0,
-            kernel_id=answer.kernel_id or 0,
             error=plain(answer.error),
             invalid={
                 kind: [plain(name) for name in names] for kind, names in invalid.items() if names
@@ -102,7 +107,11 @@ class Kernels:
         )
 
     def newest(self, kernel: str) -> tuple[int, str] | None:
-        """Number and source of a kernel's newest version; None where there is no such kernel."""
+        """Number and source of a kernel's newest version; None where there is no such kernel.
+
+        Raises:
+            NetworkError: Kaggle does not say, as of what a refused first push leaves behind.
+        """
         owner, slug = kernel.split("/")
         try:
             answer = self._kaggle.ask(
@@ -197,12 +206,13 @@ class Kernels:
             sizes |= {f.name: f.size for f in answer.files or [] if type(f.size) is int}
         return sizes
 
-    def quota(self) -> Quota:
-        """The GPU hours of this week."""
+    def quota(self, once: bool = False) -> Quota:
+        """The GPU hours of this week; asked for without a second try if only ``once``."""
         answer = self._kaggle.ask(
             "asking for the GPU quota",
             f"{API}.get_accelerator_quota_statistics",
             ApiGetAcceleratorQuotaStatisticsRequest,
+            once=once,
         )
         if (gpu := answer.gpu_quota) is None:
             return Quota(0.0, 0.0, 0.0)

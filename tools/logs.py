@@ -7,7 +7,6 @@ the comma in front; it has also been seen as JSON lines, cut off, empty, and as 
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tools import transfer
+from tools.console import plain
 from tools.errors import NetworkError
+from tools.files import parse_json
 from tools.kaggle_client import NoAccessError, NotFoundError
 from tools.kaggle_kernels import Kernels
 
@@ -43,8 +44,9 @@ class Progress:
 
 def parse(stored: str) -> list[Event]:
     """The events of a stored log, whichever of the known forms it has."""
+    stored = _whole(stored)
     with contextlib.suppress(ValueError):
-        found = json.loads(stored)
+        found = parse_json(stored)
         if isinstance(found, list):
             return [event for one in found if (event := _event(one))]
     events = []
@@ -55,7 +57,7 @@ def parse(stored: str) -> list[Event]:
         event = None
         for form in (bare, bare.removesuffix("]"), bare.removesuffix(",")):
             with contextlib.suppress(ValueError):
-                event = event or _event(json.loads(form))
+                event = event or _event(parse_json(form))
         if event is None and bare.startswith("{"):
             event = _cut_event(bare)
         events.append(event or Event("stdout", 0.0, line + "\n"))
@@ -146,20 +148,20 @@ def _stream(
                 yield None
                 return
             try:
-                event = _event(json.loads(data))
+                event = _event(parse_json(data))
             except ValueError:
                 event = None
             yield event or Event("stdout", 0.0, data + "\n")
 
 
 def _event(found: Any) -> Event | None:
-    if not isinstance(found, dict) or "data" not in found:
+    if not isinstance(found, dict) or not isinstance(found.get("data"), str):
         return None
-    seconds = found.get("time")
+    stream, seconds = found.get("stream_name"), found.get("time")
     return Event(
-        str(found.get("stream_name", "stdout")),
-        float(seconds) if isinstance(seconds, int | float) else 0.0,
-        str(found["data"]),
+        plain(stream) if isinstance(stream, str) else "stdout",
+        float(seconds) if isinstance(seconds, int | float) and 0 <= seconds < 1e9 else 0.0,
+        _whole(found["data"]),
     )
 
 
@@ -169,8 +171,13 @@ def _cut_event(line: str) -> Event | None:
     if match is None:
         return None
     with contextlib.suppress(ValueError):
-        return Event("stdout", 0.0, json.loads(f'"{match[1]}"') + "\n")
+        return _event({"data": parse_json(f'"{match[1]}"') + "\n"})
     return None
+
+
+def _whole(text: str) -> str:
+    """Text with a question mark for each half of a character, which cannot be printed."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _visible(line: str) -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
+from tools.console import plain
 from tools.errors import VerificationError
-from tools.files import safe
+from tools.files import parse_json, safe
 
 NAME = "run.json"
 BYTES = 10_000_000  # far more than any has
-_KEPT = ("step", "steps", "seconds", "metrics", "submission", "device", "config", "versions")
+LEVELS = 20  # of lists and objects in each other; the kernel writes 4
+_OBJECTS = ("metrics", "submission", "config", "versions")
+_KEPT = ("step", "steps", "seconds", "device", *_OBJECTS)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -24,9 +26,14 @@ def read(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > BYTES:
             raise ValueError("it is too long")
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
+        if not _is_shallow(found, LEVELS):
+            raise ValueError("it is nested too deeply")
         if found["schema"] != 1:
-            raise ValueError(f"its schema is {found['schema']!r}")
+            raise ValueError(f"its schema is {plain(found['schema'], 20)}")
+        for name in _OBJECTS:
+            if not isinstance(found.get(name, {}), dict):
+                raise ValueError(f"{name} is no object")
         for entry in found["files"]:
             if not safe(entry["name"]):
                 raise ValueError(f"{ascii(entry['name'])} is no safe name")
@@ -44,3 +51,9 @@ def summary(record: dict[str, Any] | None) -> dict[str, Any]:
     if record is None:
         return {}
     return {"ended": record.get("status"), **{k: record[k] for k in _KEPT if k in record}}
+
+
+def _is_shallow(found: Any, levels: int) -> bool:
+    parts = found.values() if isinstance(found, dict) else found
+    inner = parts if isinstance(found, dict | list) else ()
+    return levels > 0 and all(_is_shallow(part, levels - 1) for part in inner)

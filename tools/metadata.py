@@ -27,6 +27,7 @@ SHAPES = (
     "NvidiaRtxPro6000",
 )
 RETIRED = {"NvidiaTeslaP100": "NvidiaTeslaT4"}
+TITLE_LENGTH = 50  # characters, at most
 CPU = "cpu"
 
 _SLUG = r"[a-z0-9]+(-[a-z0-9]+)*"
@@ -165,8 +166,8 @@ def _value_problems(found: dict[str, Any], folder: Path) -> Iterator[str]:
             f"the title {found['title']!r} makes the slug {title_slug(found['title'])!r}, "
             f"but id says {slug!r}; Kaggle would make another kernel"
         )
-    if not 5 <= len(found["title"]) <= 50:
-        yield "title should have 5 to 50 characters"
+    if not 5 <= len(found["title"]) <= TITLE_LENGTH:
+        yield f"title should have 5 to {TITLE_LENGTH} characters"
     code = folder / found["code_file"]
     if not code.is_file() or not code.resolve().is_relative_to(folder.resolve()):
         yield f"code_file {found['code_file']!r} is no file of this project"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import hashlib
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,7 +25,7 @@ from tools.errors import (
     UserError,
     VerificationError,
 )
-from tools.files import alone, at_home, inside, safe, sha256, write_whole
+from tools.files import Names, alone, at_home, inside, safe, sha256, write_whole
 from tools.kaggle_kernels import Kernels, State
 from tools.remote import Origin, OutputFile
 from tools.runs import Run
@@ -129,14 +128,12 @@ def fetch_outputs(
 
 
 def list_outputs(kernels: Kernels, run: Run, sizes: bool = True) -> Listing:
-    """Every page of a version's listing; unsafe and doubled names are set aside."""
-    found, taken = Listing(), set()
+    """Every page of a version's listing; names that are unsafe or clash are set aside."""
+    found, names = Listing(), Names(manifest.NAME, PARTIAL, f"{run.slug}.log")
     for name, address in kernels.outputs(run.kernel, run.version):
-        key = unicodedata.normalize("NFC", name).casefold()  # as some disks compare names
-        if key in taken or not safe(name):
+        if not safe(name) or names.add(name):
             found.refused.append(name)
         else:
-            taken.add(key)
             found.addresses[name] = address
     if sizes:
         with contextlib.suppress(RefusedError):  # a comfort; the run's own record decides
@@ -291,7 +288,7 @@ class _Fetching:
         self._note(complete=bool(self.record) and everything and not self.problems)
         if refused := self._listing.refused:
             names = ", ".join(map(ascii, refused[:5]))
-            self.problems.append(f"Kaggle lists names that are not safe, or appear twice: {names}")
+            self.problems.append(f"Kaggle lists names that are not safe, or clash: {names}")
         missing = [name for name in self._entries if name not in self._listing.addresses]
         if missing and not partly:
             names = ", ".join(missing[:5])

@@ -15,10 +15,12 @@ from typing import Any
 import typer
 
 from tools import console, runs, settings, submission_file
-from tools.dry_run import run_kernel
 from tools.errors import RefusedError, UserError, VerificationError
+from tools.files import alone
 from tools.holes import Holes
-from tools.submission import FILE, Candidate, Submitter, holes_to_fill
+from tools.local_run import run_kernel
+from tools.submission import FILE, holes_to_fill
+from tools.submitter import Candidate, Submitter
 
 WAYS = tuple(itertools.product(("bgr", "rgb"), ("unit", "minmax")))
 
@@ -26,36 +28,51 @@ Way = tuple[str, str]
 
 
 def run(data: Path | None, yes: bool, timeout: float, as_json: bool) -> None:
-    """Write the fills that are not scored yet, ask, submit them, and store which scored best."""
+    """Ask, write the fills that are not scored yet, submit them, and store which scored best."""
     project = settings.project_folder()
     chosen = settings.load(project)
     folder = data if data is not None else chosen.data_folder(project)
     holes = holes_to_fill(project, chosen, data)
     submitter = Submitter(chosen, timeout, ["tools", "probe"])
+    with _alone():
+        known = _scored(submitter)
+        unsent = [way for way in WAYS if way not in known]
+        today = unsent[: submitter.require_allowance()] if unsent else []
+    if today and not yes:
+        _ask(len(today), chosen.competition)  # nobody else waits for the answer
+    with _alone():
+        known = _scored(submitter)  # another may have submitted meanwhile
+        files = {way: _write(folder, holes, way) for way in today if way not in known}
+        for way, file in files.items():
+            notes = {"channel_order": way[0], "value_scale": way[1]}
+            message = f"harmonic fill, {way[0]}, {way[1]}"
+            candidate = Candidate(file, message, runs.root(), None, {"probe": notes})
+            known[way] = submitter.submit(candidate, again=True)
+        if len(known) < len(WAYS):
+            raise RefusedError(
+                f"{len(known)} of {len(WAYS)} fills are scored, and no submission is left today.",
+                "The same command goes on with the others after 0:00 UTC.",
+            )
+        best = min(known, key=lambda way: _score(known[way]))
+        path = settings.store(project, channel_order=best[0], value_scale=best[1])
+    _report(known, best, as_json)
+    console.note(f"channel_order = {best[0]} and value_scale = {best[1]} are set in {path}")
+
+
+def _alone() -> contextlib.AbstractContextManager[None]:
+    """What is known stays true until the four are submitted."""
+    waiting = "another `tools probe` goes on: waiting until it has ended"
+    return alone(runs.root() / "probe.lock", waiting)
+
+
+def _scored(submitter: Submitter) -> dict[Way, dict[str, Any]]:
+    """The probes that Kaggle has, once all of them are scored."""
     submitter.settle()
-    known = _known(chosen.competition)
+    known = _known(submitter.competition)
     for way, entry in known.items():
         if entry["status"] == "PENDING":
             known[way] = submitter.wait_for_score(runs.root(), entry)
-    unsent = [way for way in WAYS if way not in known]
-    today = unsent[: submitter.require_allowance()] if unsent else []
-    files = [_write(folder, holes, way) for way in today]
-    if today and not yes:
-        _ask(len(today), chosen.competition)
-    for way, file in zip(today, files, strict=True):
-        notes = {"channel_order": way[0], "value_scale": way[1]}
-        message = f"harmonic fill, {way[0]}, {way[1]}"
-        candidate = Candidate(file, message, runs.root(), None, {"probe": notes})
-        known[way] = submitter.submit(candidate, again=True)
-    if len(known) < len(WAYS):
-        raise RefusedError(
-            f"{len(known)} of {len(WAYS)} fills are scored, and no submission is left today.",
-            "The same command goes on with the others after 0:00 UTC.",
-        )
-    best = min(known, key=lambda way: _score(known[way]))
-    path = settings.store(project, channel_order=best[0], value_scale=best[1])
-    _report(known, best, as_json)
-    console.note(f"channel_order = {best[0]} and value_scale = {best[1]} are set in {path}")
+    return known
 
 
 def _known(competition: str) -> dict[Way, dict[str, Any]]:
@@ -104,7 +121,8 @@ def _score(entry: dict[str, Any]) -> float:
 
 def _report(known: dict[Way, dict[str, Any]], best: Way, as_json: bool) -> None:
     if as_json:
-        console.print_json({"best": known[best]["probe"], "submissions": list(known.values())})
+        way = {"channel_order": best[0], "value_scale": best[1]}
+        console.print_json({"best": way, "submissions": list(known.values())})
         return
     lowest = _score(known[best])
     console.print_table(

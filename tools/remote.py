@@ -150,9 +150,13 @@ class Stored:
 
 
 class Destination(Protocol):
-    """A place that keeps files. Every method may raise any ``ToolsError``."""
+    """A place that keeps files. Every method may raise any ``ToolsError``.
+
+    ``address`` is what messages call it; ``place`` is the same however the address is written.
+    """
 
     address: str
+    place: str
 
     def check(self) -> str:
         """Sign in, ask for the permissions an upload needs, and say where and as whom."""

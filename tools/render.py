@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -20,7 +21,7 @@ SECONDS = 300  # for the kernel to import TensorFlow and print its configuration
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """Settings from ``name=value``: numbers, true, false and null are such, the rest is text.
+    """Settings from ``name=value``: finite numbers, true, false and null are such, the rest text.
 
     Raises:
         UserError: something has no ``=``, or a name appears twice.
@@ -35,11 +36,19 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"--set names {name} twice.")
         try:
             words = {"true": "true", "false": "false", "none": "null"}
-            value = json.loads(words.get(text.lower(), text))
+            word = words.get(text.lower(), text)
+            value = json.loads(word, parse_float=_finite, parse_constant=_finite)
         except ValueError:
             value = text
         found[name] = text if isinstance(value, dict) else value
     return found
+
+
+def _finite(text: str) -> float:
+    """A number that can be written in Python and in JSON; :exc:`ValueError` for any other."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError(text)
+    return number
 
 
 def read(path: Path) -> str:
@@ -132,6 +141,9 @@ def effective_config(rendered: str, folder: Path) -> Config:
 def notebook(rendered: str) -> str:
     """The script's ``# %%`` cells as a notebook; the same text gives the same bytes.
 
+    Each cell is one string: Kaggle answers lists of lines, as files usually have them, with a 500
+    (https://github.com/Kaggle/kaggle-cli/issues/574).
+
     Raises:
         UserError: a cell does not stand on its own as Python.
     """
@@ -147,4 +159,4 @@ def notebook(rendered: str) -> str:
         cell.pop("id", None)
         if cell.cell_type == "code":
             compiled(cell.source, f"cell {number}")
-    return jupytext.writes(book, fmt="ipynb")
+    return jupytext.writes(book, fmt="ipynb", split_lines=False)

@@ -18,7 +18,7 @@ from typing import Any
 
 from tools import console
 from tools.errors import UserError
-from tools.files import write_whole
+from tools.files import parse_json, write_whole
 from tools.settings import project_folder
 
 ENDED = ("COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED")  # statuses after which nothing changes
@@ -50,6 +50,12 @@ class Run:
         return self.kernel.split("/")[1]
 
     @property
+    def pushed_at(self) -> str:
+        """When it was pushed; empty where the ledger does not say."""
+        told = self.push.get("pushed_at")
+        return told if isinstance(told, str) else ""
+
+    @property
     def is_fresh(self) -> bool:
         """Whether it was pushed to run so lately that Kaggle may not show it yet."""
         return bool(self.push.get("run", True)) and self._age < FRESH_SECONDS
@@ -64,7 +70,7 @@ class Run:
     def _age(self) -> float:
         """Seconds since it was pushed; infinite where the ledger does not say."""
         try:
-            pushed = datetime.fromisoformat(str(self.push.get("pushed_at")))
+            pushed = datetime.fromisoformat(self.pushed_at)
             return (datetime.now(UTC) - pushed).total_seconds()
         except (ValueError, TypeError):
             return math.inf
@@ -77,7 +83,7 @@ class Run:
 
 def now() -> str:
     """The time, UTC, as the ledger writes it."""
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def root() -> Path:
@@ -130,7 +136,7 @@ def record_submission(folder: Path, submission: dict[str, Any]) -> None:
         with path.open("ab+") as file:
             file.seek(max(0, file.tell() - 1))
             torn = file.read() not in (b"", b"\n")  # by a power cut
-            file.write((torn * "\n" + line).encode())
+            file.write((torn * "\n" + line).encode("utf-8", "replace"))
             file.flush()
             os.fsync(file.fileno())
     except OSError as failure:
@@ -144,7 +150,7 @@ def submissions(folder: Path) -> list[dict[str, Any]]:
     lines = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     for line in lines.splitlines():
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             found[entry["ref"]] = found.get(entry["ref"], {}) | entry
         except (ValueError, KeyError, TypeError):
             continue  # a torn line
@@ -159,7 +165,13 @@ def read(folder: Path) -> Run:
     """
     push = _read(folder / "push.json")
     kernel, version = push.get("kernel"), push.get("version")
-    if not isinstance(kernel, str) or not re.fullmatch(_KERNEL, kernel) or type(version) is not int:
+    settings = [push.get(name) for name in ("config", "overrides", "set")]
+    if (
+        not isinstance(kernel, str)
+        or not re.fullmatch(_KERNEL, kernel)
+        or type(version) is not int
+        or not all(isinstance(found, dict | None) for found in settings)
+    ):
         raise UserError(f"{folder / 'push.json'} is no entry of a pushed kernel.")
     return Run(
         folder,
@@ -175,7 +187,7 @@ def read(folder: Path) -> Run:
 def every() -> list[Run]:
     """All runs, newest first."""
     found = [read(path.parent) for path in root().glob("*/v*/push.json")]
-    return sorted(found, key=lambda run: (run.push.get("pushed_at", ""), run.version), reverse=True)
+    return sorted(found, key=lambda run: (run.pushed_at, run.version), reverse=True)
 
 
 def is_reference(text: str) -> bool:
@@ -210,7 +222,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
+        entry = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as failure:
         raise UserError(
             f"{path} cannot be read: {failure}.",

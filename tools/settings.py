@@ -112,7 +112,7 @@ def project_folder() -> Path:
 
 
 def _typed(name: str, value: Any, source: str) -> Any:
-    kind = {"str": str, "float": float}[str(FIELDS[name].type)]
+    kind = type(FIELDS[name].default)
     try:
         if kind is float and not isinstance(value, bool):
             return float(value)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import itertools
 import json
 import math
@@ -21,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from tools import console, datasets, runs
-from tools.dry_run import run_kernel
 from tools.errors import UserError
 from tools.files import alone, write_whole
+from tools.local_run import run_kernel
 from tools.render import parse_settings
 
 FOLDER = Path("sweep")
@@ -66,22 +67,24 @@ def variants(assignments: Sequence[str]) -> list[dict[str, str]]:
     """Combine ``name=a,b`` settings to all variants, in the order given.
 
     Raises:
-        UserError: for a text of another form.
+        UserError: for a text of another form, or a name that appears twice.
     """
-    axes = []
+    axes: dict[str, list[tuple[str, str]]] = {}
     for text in assignments:
         name, equals, values = text.partition("=")
         if not equals or not name.isidentifier() or "" in values.split(","):
             raise UserError(f"--set {text!r} is not name=a,b.", "For example: --set width=32,64")
-        axes.append([(name, value) for value in values.split(",")])
-    return [dict(combination) for combination in itertools.product(*axes)]
+        if name in axes:
+            raise UserError(f"--set names {name} twice.", f"Give all values in one: {name}=a,b")
+        axes[name] = [(name, value) for value in values.split(",")]
+    return [dict(combination) for combination in itertools.product(*axes.values())]
 
 
 def changed(variant: dict[str, str], changes: Sequence[str]) -> list[dict[str, str]]:
     """Change a variant in one way at a time; a change is ``name=value``, or several with spaces.
 
     Raises:
-        UserError: for a text of another form.
+        UserError: for a text of another form, or a name that appears twice.
     """
     others = []
     for text in changes:
@@ -90,6 +93,9 @@ def changed(variant: dict[str, str], changes: Sequence[str]) -> list[dict[str, s
             raise UserError(
                 f"--change {text!r} is not name=value.", "For example: --change prefill=false"
             )
+        names = [name for name, _, _ in pairs]
+        if repeated := next((name for name in names if names.count(name) > 1), ""):
+            raise UserError(f"--change {text!r} names {repeated} twice.")
         others.append(variant | {name: value for name, _, value in pairs})
     return others
 
@@ -133,7 +139,7 @@ def steps_for(budget: Budget, settings: dict[str, Any], out: Path) -> int:
     if not plan.exists():
         probe = out.with_name(f"{out.name}.probe")
         short = settings | {"steps": PROBE_STEPS, "log_every": PROBE_STEPS // 2, "out": str(probe)}
-        run_kernel(short | {"limit": 4, "ensemble": 1}, probe.with_suffix(".log"))
+        run_kernel(short | {"limit": 4, "ensemble": 1}, probe.with_name(f"{probe.name}.log"))
         with open(probe / "training_log.csv", encoding="utf-8") as stream:
             speed = float(list(csv.DictReader(stream))[-1]["images_per_second"])
         config = json.loads((probe / "run.json").read_text(encoding="utf-8"))["config"]
@@ -228,9 +234,9 @@ def draw(curves: dict[str, list[list[tuple[int, float]]]], path: Path) -> None:
     whole.set(ylabel="RMSE over the holes / harmonic fill")
     named = dict(zip(*reversed(whole.get_legend_handles_labels()), strict=True))
     whole.legend(named.values(), named.keys(), fontsize="small")
-    part = path.with_name(f".{path.name}")
-    figure.savefig(part, dpi=120, format="png")
-    part.replace(path)
+    stream = io.BytesIO()
+    figure.savefig(stream, dpi=120, format="png")
+    write_whole(path, stream.getvalue())
 
 
 def run_variant(

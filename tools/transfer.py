@@ -81,7 +81,7 @@ def retry_after(response: requests.Response | None) -> float | None:
         return None
     with contextlib.suppress(ValueError):
         return max(0.0, float(value)) if value.strip().lower() != "nan" else None
-    with contextlib.suppress(ValueError, TypeError):
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     return None
 
@@ -121,6 +121,76 @@ def check_address(url: str, settings: Settings) -> str:
     return url
 
 
+class Source:
+    """An object behind signed addresses, opened again for as long as that may help.
+
+    Args:
+        session: of :func:`storage_session`.
+        address: gives a fresh signed address.
+        settings: timeouts and patience.
+        label: the name for messages.
+        patience: how long to go on trying without a byte; that of the settings if None.
+    """
+
+    def __init__(
+        self,
+        session: requests.Session,
+        address: Callable[[], str],
+        settings: Settings,
+        label: str,
+        patience: Patience | None = None,
+    ) -> None:
+        self._session, self._address, self._settings = session, address, settings
+        self._label = label
+        self._patience = (patience or Patience(settings.retry_seconds)).fresh()
+        self._url, self._expired = "", 0
+
+    def renew(self) -> None:
+        """Have the whole patience again, because something arrived."""
+        self._patience.renew()
+        self._expired = 0
+
+    def pause(self, problem: str = "the connection broke off", wait: float | None = None) -> None:
+        """Wait before the next try.
+
+        Raises:
+            NetworkError: the patience is used up.
+        """
+        if not self._patience.pause(f"{self._label}: {problem}", wait):
+            raise NetworkError(
+                f"{self._label} did not arrive: {problem}.",
+                "What did is kept; the same command goes on from there.",
+            )
+
+    def open(self, start: int | None = None) -> requests.Response:
+        """The bytes from ``start`` on, all where it is None: an answer with 200, 206 or 416.
+
+        Raises:
+            NetworkError: there is none within the patience.
+            VerificationError: they would come from an unsafe address.
+        """
+        headers = {"Range": f"bytes={start}-"} if start is not None else {}
+        while True:
+            wait = None
+            try:
+                self._url = self._url or check_address(self._address(), self._settings)
+                response = self._session.get(self._url, headers=headers, stream=True)
+                for hop in (*response.history, response):
+                    check_address(hop.url, self._settings)
+                code = response.status_code
+                if code in (200, 206) or (code == 416 and start is not None):
+                    return response
+                response.close()
+                problem, wait = f"the storage answered {code}", retry_after(response)
+                if code in EXPIRED and self._expired < 3:
+                    self._url, wait, self._expired = "", 0.0, self._expired + 1
+                elif code not in PASSING:
+                    raise NetworkError(f"{self._label} did not arrive: {problem}.")
+            except BROKEN as failure:
+                problem = reason(failure)
+            self.pause(problem, wait)
+
+
 def download(
     address: Callable[[], str],
     target: Path,
@@ -154,38 +224,18 @@ def download(
         UserError: the disk is full, or the folder cannot be written.
     """
     label = label or target.name
-    patience = (patience or Patience(settings.retry_seconds)).fresh()
-    refreshes = 0
-    url = address()
     with storage_session(settings) as session:
-        while True:
-            problem, wait = "", None
+        source = Source(session, address, settings, label, patience)
+        part = None
+        while part is None:
             try:
-                part, arrived = _receive(session, url, target, settings, advance)
-                if arrived:
-                    patience.renew()
-                    refreshes = 0
-                if part is not None:
-                    break
-                problem = "the connection broke off"
-            except _Status as answer:
-                problem, wait = f"the storage answered {answer.code}", answer.wait
-                if answer.code in EXPIRED:
-                    refreshes += 1
-                    if refreshes > 3:
-                        raise NetworkError(f"{label} did not arrive: {problem}.") from answer
-                    url, wait = address(), 0.0
-                elif answer.code not in PASSING:
-                    raise NetworkError(f"{label} did not arrive: {problem}.") from answer
-            except BROKEN as failure:
-                problem = reason(failure)
+                part, arrived = _receive(source, target, advance)
             except OSError as failure:
                 raise UserError(f"{target} cannot be written: {failure.strerror}.") from failure
-            if not patience.pause(f"{label}: {problem}", wait):
-                raise NetworkError(
-                    f"{label} did not arrive: {problem}.",
-                    "What did is kept; the same command goes on from there.",
-                )
+            if arrived:
+                source.renew()
+            if part is None:
+                source.pause()
     try:
         check(part)
     except VerificationError:
@@ -195,28 +245,16 @@ def download(
     return target
 
 
-class _Status(Exception):
-    def __init__(self, response: requests.Response) -> None:
-        self.code, self.wait = response.status_code, retry_after(response)
-
-
-def _receive(
-    session: requests.Session, url: str, target: Path, settings: Settings, advance: Advance
-) -> tuple[Path | None, int]:
+def _receive(source: Source, target: Path, advance: Advance) -> tuple[Path | None, int]:
     """One request. Returns the part file if it is whole now, and the bytes that arrived."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     found = list(target.parent.glob(f".{glob.escape(target.name)}.{'?' * 12}.part"))
     part = found[0] if len(found) == 1 else None
     start = part.stat().st_size if part is not None else 0
-    headers = {"Range": f"bytes={start}-"} if start else {}
-    check_address(url, settings)
-    with session.get(url, headers=headers, stream=True) as response:
-        check_address(response.url, settings)
+    with source.open(start or None) as response:
         if response.status_code == 416 and part is not None:
             part.unlink()
             return None, 0
-        if response.status_code not in (200, 206):
-            raise _Status(response)
+        target.parent.mkdir(parents=True, exist_ok=True)
         start, total = _span(response) if response.status_code == 206 else (0, _length(response))
         kept = target.with_name(f".{target.name}.{_identity(response, total)}.part")
         if response.status_code == 206 and (kept != part or kept.stat().st_size != start):
@@ -290,7 +328,9 @@ def upload(
             wait = None
             try:
                 headers = {"Content-Range": f"bytes {done}-{size - 1}/{size}"} if done else {}
-                response = session.put(url, data=_Body(source, done, count), headers=headers)
+                response = session.put(
+                    url, data=_Body(source, done, count), headers=headers, allow_redirects=False
+                )
                 code, wait = response.status_code, retry_after(response)
                 problem = f"the storage answered {code}"
                 if code in (200, 201):
@@ -305,7 +345,9 @@ def upload(
                 )
             before, done = done, 0
             with contextlib.suppress(*BROKEN):
-                ask = session.put(url, headers={"Content-Range": f"bytes */{size}"})
+                ask = session.put(
+                    url, headers={"Content-Range": f"bytes */{size}"}, allow_redirects=False
+                )
                 if ask.status_code in (200, 201):
                     return
                 kept = re.fullmatch(r"bytes=0-(\d+)", ask.headers.get("Range", ""))

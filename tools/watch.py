@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from tools import console, logs, runs, settings
 from tools.errors import DeadlineError, NetworkError, RefusedError, RunFailedError, UserError
 from tools.files import write_whole
-from tools.kaggle_client import Kaggle, NotFoundError
+from tools.kaggle_client import Kaggle, NoAccessError, NotFoundError
 from tools.kaggle_kernels import Kernels, State
 from tools.runs import Run
 
 UNKNOWN = "UNKNOWN"  # what Kaggle could not be asked
+DENIED = 5  # answers in a row that a run which was seen does not exist, before they are believed
 
 
 def connect() -> Kernels:
@@ -27,7 +28,7 @@ def state_of(kernels: Kernels, run: Run) -> State:
     """What a run is doing, noted in the ledger; QUEUED while Kaggle does not show it yet."""
     try:
         state = kernels.state(run.kernel, run.version)
-    except NotFoundError:
+    except (NotFoundError, NoAccessError):  # Kaggle has said either of what it does not show yet
         if not run.is_fresh:
             raise
         return State("QUEUED")
@@ -178,12 +179,14 @@ def wait(
         UserError: it was saved without being run.
     """
     deadline, pause, seen = clock() + hours * 3600, kernels.settings.poll_seconds, ""
+    denied = 0
     with console.way_back(_goes_on(run, "wait")), _progress(kernels, run) as told:
         while True:
             try:
-                state = running(kernels, run)
-            except NetworkError as failure:
-                if not seen:
+                state, denied = running(kernels, run), 0
+            except (NetworkError, NoAccessError, NotFoundError) as failure:
+                denied += isinstance(failure, RefusedError)
+                if not seen or denied == DENIED:
                     raise
                 if state.status != UNKNOWN:
                     console.note(f"{failure.message} {run} goes on all the same; asking again.")

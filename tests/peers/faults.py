@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,11 +41,18 @@ class Hang:
     after: int | None = None
 
 
+@dataclass
+class Hold:
+    """A fault: the request is carried out once a test lets it go."""
+
+    let_go: threading.Event = field(default_factory=threading.Event)
+
+
 class Refusal(Exception):
     """An error in Kaggle's own words."""
 
     def __init__(self, status: int, message: str) -> None:
-        self.reply = Reply(status, {"code": status, "message": message})
+        self.reply = Reply(status, {"error": {"code": status, "message": message}})
 
 
 @dataclass

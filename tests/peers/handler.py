@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.peers.faults import Call, Cut, Drop, Hang, Lost, Refusal, Reply
+from tests.peers.faults import Call, Cut, Drop, Hang, Hold, Lost, Refusal, Reply
 
 SIGN_IN = {"IntrospectToken", "GenerateAccessToken"}
 TERMINAL = {"COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED"}
@@ -39,6 +39,8 @@ class Handler(BaseHTTPRequestHandler):
             return self._send(fault)
         if isinstance(fault, Drop | Hang):
             return self._break(fault)
+        if isinstance(fault, Hold):
+            assert fault.let_go.wait(60)
         if not peer.signed_in(dict(self.headers)) and name not in SIGN_IN:
             return self._send(Refusal(401, "Unauthenticated").reply)
         method = getattr(peer, name, None)

@@ -17,11 +17,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.peers.faults import Call, Cut, Drop, Hang, Lost, Refusal, Reply
+from tests.peers.faults import Call, Cut, Drop, Hang, Hold, Lost, Refusal, Reply
 from tests.peers.handler import Handler, Server
 from tests.peers.storage import Storage
 
-__all__ = ["Call", "Cut", "Drop", "Hang", "KaggleServer", "Lost", "Refusal", "Reply", "Version"]
+__all__ = [
+    "Call",
+    "Cut",
+    "Drop",
+    "Hang",
+    "Hold",
+    "KaggleServer",
+    "Lost",
+    "Refusal",
+    "Reply",
+    "Version",
+]
 
 
 @dataclass
@@ -64,7 +75,6 @@ class Competition:
     files: dict[str, bytes] = field(default_factory=dict)
     archive: bytes | None = None  # None: the files, zipped
     accepted_rules: bool = True
-    code_only: bool = False
     allowed_today: int = 5
     leaderboard: list[tuple[str, str]] = field(
         default_factory=lambda: [("first", "0.15001"), ("second", "0.16737"), ("third", "0.19092")]
@@ -188,6 +198,17 @@ class KaggleServer:
 
     def SaveKernel(self, body: dict) -> dict:  # noqa: N802
         ref = body["slug"]
+        if body.get("kernelType") == "notebook":  # the true server fails so over lists of lines
+            cells = json.loads(body["text"])["cells"]
+            if not all(isinstance(cell["source"], str) for cell in cells):
+                raise Refusal(500, "Internal error")
+        invalid = [
+            source
+            for source in body.get("kernelDataSources", [])
+            if source == ref
+            or not self.kernels.get(source)
+            or self.kernels[source][-1].state != "COMPLETE"
+        ]
         version = self.add_version(ref, pushed=body)
         if body.get("kernelExecutionType") == "QUICK_SAVE":
             version.states = ["NEW_SCRIPT"]
@@ -197,6 +218,7 @@ class KaggleServer:
             "url": f"https://www.kaggle.com/code/{ref}",
             "versionNumber": version.number,
             "kernelId": 1000 + sorted(self.kernels).index(ref),
+            **({"invalidKernelSources": invalid} if invalid else {}),
             **self.save_extra,
         }
 
@@ -243,15 +265,6 @@ class KaggleServer:
         if not self.competition.accepted_rules:
             raise Refusal(403, "You cannot submit until you accept the competition rules.")
         return self.competition
-
-    def GetCompetition(self, body: dict) -> dict:  # noqa: N802
-        if body.get("competitionName") != self.competition.slug:
-            raise Refusal(404, "Not Found")
-        return {
-            "ref": f"https://www.kaggle.com/competitions/{self.competition.slug}",
-            "userHasEntered": self.competition.accepted_rules,
-            "isKernelsSubmissionsOnly": self.competition.code_only,
-        }
 
     def GetSubmissionLimits(self, body: dict) -> dict:  # noqa: N802
         competition = self._entered(body)

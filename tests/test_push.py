@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from tests.peers.kaggle import Drop, Hang, Lost, Reply
+from tests.peers.kaggle import Drop, Hang, Hold, Lost, Reply
 from tools import runs
 
 SLUG = "pix2pix-inpainting"
@@ -18,7 +18,8 @@ def ledger(project):
 
     def files():
         found = (project / "runs").rglob("*")
-        return sorted(str(f.relative_to(project / "runs")) for f in found if f.is_file())
+        found = [f.relative_to(project / "runs") for f in found if f.is_file()]
+        return sorted(str(f) for f in found if f.suffix != ".lock")
 
     return files
 
@@ -221,13 +222,60 @@ def test_a_notebook_is_a_kernel_of_its_own(tools, server, project):
     assert (runs.find().folder / "kernel.ipynb").read_text() == body["text"]
 
 
-def test_resuming_attaches_the_kernels_own_output(tools, server, project):
+def test_a_training_goes_back_and_forth_between_two_kernels(tools, server, project):
+    server.on_push = ended
     server.add_version(KERNEL, states=["COMPLETE"], outputs={"checkpoint.npz": b"PK\x03\x04"})
+    for version, (origin, to) in enumerate([("", "-resumed"), ("-resumed", ""), ("", "-resumed")]):
+        done = tools("push-kernel", "--resume")
+        assert (done.code, done.out) == (0, f"{KERNEL}{to}/v{1 + (version + 1) // 2}\n"), done.err
+        body = server.called("SaveKernel")[-1]
+        assert body["kernelDataSources"] == [KERNEL + origin]
+        assert body["newTitle"] == "Pix2Pix inpainting" + to.replace("-", " ")
+        run = runs.find()
+        assert run.push["overrides"]["resume_from"] == "/kaggle/input"
+        assert run.push["resumed_from"] == f"{KERNEL}{origin}/v{1 + version // 2}"
+
+
+def test_resuming_a_notebook_goes_on_with_the_notebook(tools, server, project):
+    server.on_push = ended
+    assert tools("push-kernel", "--notebook").code == 0
+    assert tools("push-kernel", "--notebook", "--resume").out == f"{KERNEL}-notebook-resumed/v1\n"
+    body = server.called("SaveKernel")[-1]
+    assert body["kernelDataSources"] == [f"{KERNEL}-notebook"]
+    assert body["newTitle"] == "Pix2Pix inpainting notebook resumed"
+
+
+def test_a_resumption_that_came_to_nothing_is_tried_again(tools, server, project):
+    server.on_push = ended
+    assert tools("push-kernel", "--set", "steps=777").code == 0
+    server.on_push = failed
     assert tools("push-kernel", "--resume").code == 0
-    assert server.called("SaveKernel")[0]["kernelDataSources"] == [KERNEL]
-    run = runs.find()
-    assert run.push["overrides"]["resume_from"] == "/kaggle/input"
-    assert run.push["resumed_from"] == 1
+    server.on_push = ended
+    done = tools("push-kernel", "--resume")
+    assert (done.code, done.out) == (0, f"{KERNEL}-resumed/v2\n")
+    assert f"{KERNEL}-resumed v1 left no checkpoint.npz; it went on from {KERNEL} v1" in done.err
+    assert server.called("SaveKernel")[-1]["kernelDataSources"] == [KERNEL]
+    assert runs.find().push["overrides"]["steps"] == 777
+
+
+def test_a_resumption_that_still_runs_is_not_doubled(tools, server, project):
+    server.on_push = ended
+    assert tools("push-kernel").code == 0
+    server.on_push = lambda version: setattr(version, "states", ["RUNNING"])
+    assert tools("push-kernel", "--resume").code == 0
+    done = tools("push-kernel", "--resume")
+    assert (done.code, f"{KERNEL}-resumed v1 has not ended" in done.err) == (1, True)
+    done = tools("push-kernel")
+    assert (done.code, f"{KERNEL}-resumed v1 is still RUNNING" in done.err) == (1, True)
+    assert len(server.called("SaveKernel")) == 2
+
+
+def test_what_a_failed_version_left_is_not_attached(tools, server, project):
+    server.add_version(KERNEL, states=["ERROR"], outputs={"checkpoint.npz": b"PK\x03\x04"})
+    done = tools("push-kernel", "--resume")
+    assert (done.code, server.called("SaveKernel")) == (1, [])
+    assert "v1 failed, and Kaggle attaches only what a completed version left" in done.err
+    assert "make a dataset of it" in done.err
 
 
 def test_resuming_keeps_the_settings_that_training_began_with(tools, server, project):
@@ -241,11 +289,11 @@ def test_resuming_keeps_the_settings_that_training_began_with(tools, server, pro
     runs.record_push("bob/pix2pix-inpainting", 9, set={"steps": 5})
     assert tools("push-kernel", "--resume", "--set", "channel_order=rgb").code == 0
     assert tools("push-kernel", "--resume").code == 0
-    overrides = runs.find(f"{KERNEL}/v4").push["overrides"]
+    overrides = runs.find(f"{KERNEL}-resumed/v2").push["overrides"]
     assert (overrides["steps"], overrides["note"]) == (777, "b")
     assert overrides["channel_order"] == "rgb"
     assert tools("push-kernel").code == 0
-    assert "steps" not in runs.find(f"{KERNEL}/v5").push["overrides"]
+    assert "steps" not in runs.find(f"{KERNEL}/v3").push["overrides"]
 
 
 def test_resuming_with_what_makes_another_run_is_told_before_the_push(tools, server, project):
@@ -305,6 +353,10 @@ def test_a_push_that_did_not_arrive_exits_6_and_is_not_repeated(tools, server, p
 
 def ended(version):
     version.states, version.outputs = ["COMPLETE"], {"checkpoint.npz": b"PK\x03\x04"}
+
+
+def failed(version):
+    version.states = ["ERROR"]
 
 
 def test_an_equal_version_from_before_is_not_taken_for_the_push_that_was_lost(
@@ -383,6 +435,90 @@ def test_without_credentials_a_push_exits_7(tools, server, project, monkeypatch)
     done = tools("push-kernel")
     assert done.code == 7
     assert "There are no Kaggle credentials. Make a token at https://www.kaggle.com/set" in done.err
+
+
+def test_a_source_of_500_for_an_empty_kernel_does_not_keep_from_pushing(
+    tools, server, project, monkeypatch
+):
+    monkeypatch.setenv("TOOLS_RETRY_SECONDS", "0.1")
+    server.faults["GetKernel"] = [Reply(500)] * 50
+    done = tools("push-kernel")
+    assert (done.code, done.out) == (0, f"{KERNEL}/v1\n")
+    assert "could not be reached while looking for" in done.err
+
+
+def test_what_helps_against_a_refusal_is_said(tools, server, project):
+    server.faults["SaveKernel"] = [Reply(403, b"")]
+    done = tools("push-kernel")
+    assert (done.code, "Is the account's phone number verified" in done.err) == (3, True)
+    server.save_extra = {"error": "Notebook not found", "versionNumber": 0}
+    done = tools("push-kernel")
+    assert (done.code, "left an empty notebook: delete it at https://www" in done.err) == (3, True)
+
+
+@pytest.mark.parametrize("fault", [Reply(403), Reply(404), Reply(500), Drop()])
+def test_a_quota_that_is_not_told_does_not_keep_from_pushing(tools, server, project, fault):
+    server.faults["GetAcceleratorQuotaStatistics"] = [fault]
+    done = tools("push-kernel")
+    assert (done.code, "did not say how much GPU time is left" in done.err) == (0, True)
+    assert len(server.called("GetAcceleratorQuotaStatistics")) == 1
+
+
+def test_hours_that_others_have_reserved_do_not_shorten_the_training(tools, server, project):
+    server.on_push = ended
+    server.quota = {"timeUsed": "36000s", "timeReserved": "64800s", "totalTimeAllowed": "108000s"}
+    assert tools("push-kernel").code == 0
+    assert runs.find().push["overrides"]["time_budget"] == 8.75
+    server.quota = server.quota | {"timeReserved": "72000s"}
+    done = tools("push-kernel", "--accelerator", "NvidiaL4")
+    assert (done.code, "(10.0 of 30 h are used, 20.0 reserved by what runs)" in done.err) == (3, 1)
+    assert tools("push-kernel", "--force").code == 0
+    assert runs.find().push["overrides"]["time_budget"] == 8.75
+
+
+@pytest.mark.parametrize(
+    ("url", "kernel"),
+    [
+        ("https://www.kaggle.com/code/ada/pix2pix-inpainting-jcg6h", f"{KERNEL}-jcg6h"),
+        ("https://www.kaggle.com/ada/pix2pix-inpainting-jcg6h", f"{KERNEL}-jcg6h"),
+        ("https://www.kaggle.com/code/eve/pix2pix-inpainting", KERNEL),
+        ("https://www.kaggle.com/code/ada/../../x", KERNEL),
+        ("javascript:alert(1)", KERNEL),
+    ],
+)
+def test_the_kernel_that_kaggle_made_is_the_one_in_the_ledger(tools, server, project, url, kernel):
+    server.save_extra = {"url": url}
+    done = tools("push-kernel")
+    assert (done.code, done.out) == (0, f"{kernel}/v1\n")
+    assert ("let id and title say pix2pix-inpainting-jcg6h" in done.err) == (kernel != KERNEL)
+    assert runs.find().url == f"https://www.kaggle.com/code/{kernel}"
+
+
+def test_a_title_that_grows_too_long_is_a_mistake(tools, server, project):
+    path = project / "kernel-metadata.json"
+    title = "Pix2Pix inpainting of forty-five characters xx"
+    metadata = json.loads(path.read_text()) | {
+        "title": title,
+        "id": title.lower().replace(" ", "-"),
+    }
+    path.write_text(json.dumps(metadata))
+    done = tools("push-kernel", "--notebook")
+    assert (done.code, server.called("SaveKernel")) == (1, [])
+    assert "is longer than Kaggle's 50 characters. Shorten title and id" in done.err
+
+
+def test_two_pushes_at_once_run_one_session(server, project, python):
+    hold = Hold()
+    server.faults["SaveKernel"] = [hold]
+    command = [python, "-m", "tools", "push-kernel"]
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    server.wait_for("SaveKernel")
+    second = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert "another `tools push-kernel` goes on" in second.stderr.readline()
+    hold.let_go.set()
+    assert first.communicate(timeout=60)[1].startswith(f"Pushed {KERNEL} v1")
+    assert f"{KERNEL} v1 is still QUEUED" in second.communicate(timeout=60)[1]
+    assert (first.returncode, second.returncode, len(server.kernels[KERNEL])) == (0, 1, 1)
 
 
 def test_push_and_wait_in_one_command(tools, server, project):

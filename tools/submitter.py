@@ -1,0 +1,292 @@
+"""Submits a checked file once, and waits for its score.
+
+What was sent is in the ledger before anything else happens, so that the same command run again
+waits on instead of submitting twice. A request whose answer was lost is looked up in Kaggle's own
+list of submissions.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shlex
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tools import console, runs, settings, submission_file
+from tools.errors import DeadlineError, NetworkError, RefusedError, ToolsError, UserError
+from tools.files import alone, write_whole
+from tools.kaggle_client import Kaggle, NotFoundError, UncertainError
+from tools.kaggle_competitions import Competitions, Submission
+
+REPORT_SCORE = 0.16737  # the published recipe's best public score (RMSE)
+INTENT = "submitting.json"
+LISTED = 200  # Kaggle's newest submissions that are looked through
+
+Noted = tuple[Path, dict[str, Any]]  # a submission in the ledger: its folder and its entry
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is to be submitted.
+
+    ``folder`` is where the ledger notes it; ``kernel`` is (``owner/slug``, version) if Kaggle is to
+    take the file from a kernel's output, and None if it is uploaded. ``notes`` go into the ledger.
+    """
+
+    checked: submission_file.CheckedFile
+    message: str
+    folder: Path
+    kernel: tuple[str, int] | None
+    notes: dict[str, Any]
+
+
+class Submitter:
+    """Submits to one competition, each file once.
+
+    Args:
+        chosen: the project's settings.
+        timeout: minutes to wait for each score.
+        command: what a person can call to wait on after that.
+    """
+
+    def __init__(self, chosen: settings.Settings, timeout: float, command: list[str]) -> None:
+        self._way_back = f"Wait on, and upload nothing, with: {shlex.join(command)}"
+        self.kaggle = Competitions(Kaggle(chosen))
+        self.competition = chosen.required_competition()
+        self._timeout = timeout
+        self._poll_seconds = chosen.poll_seconds
+        self._intent = runs.root() / INTENT
+
+    def submit(self, candidate: Candidate, *, again: bool = False) -> dict[str, Any]:
+        """Submit a file unless that was done before, and wait for its score.
+
+        With ``again``, only a submission of it whose answer was lost counts as done before.
+
+        Returns:
+            The ledger's entry: ref, status, score, ratio_to_report, rank, teams, what was sent.
+
+        Raises:
+            RefusedError: no submission is left today, or Kaggle refused it or could not score it.
+            DeadlineError: it is not scored yet; the same call waits on.
+            NetworkError: the upload failed, or Kaggle could not be reached.
+        """
+        path = candidate.checked.path
+        with self._alone():
+            unsettled = self._intent.is_file()
+            found = self._settle()
+            if unsettled and found is None:
+                console.note(
+                    "Kaggle does not list what was submitted last, when its answer was lost"
+                )
+            if found is None or not self._is_of(candidate.checked.sha256, found[1]):
+                found = None if again else self._submitted(candidate.checked.sha256)
+            if found is None:
+                self.require_allowance()
+                folder, entry = candidate.folder, self._send(candidate)
+            else:
+                folder, entry = found
+        before = f"{path} was submitted before, as {entry['ref']}"
+        if entry["status"] == "PENDING":
+            if found is not None:
+                console.note(f"{before}: waiting for its score")
+            return self.wait_for_score(folder, entry)
+        if entry["status"] == "ERROR":
+            raise self._not_scored(entry)
+        console.note(f"{before}: nothing was sent. To submit it once more, add --again")
+        return entry
+
+    def require_allowance(self) -> int:
+        """How many submissions are left today.
+
+        Raises:
+            RefusedError: none is.
+        """
+        limits = self.kaggle.limits(self.competition)
+        if limits.allowed_now > 0:
+            return limits.allowed_now
+        rules = f"https://www.kaggle.com/competitions/{self.competition}/rules"
+        if not limits.total:
+            raise RefusedError(
+                f"Kaggle allows no submission to {self.competition}.",
+                f"Were the rules accepted at {rules} , and does it go on? Nothing was uploaded.",
+            )
+        raise RefusedError(
+            f"No submission to {self.competition} is left: {limits.today} were made today, "
+            f"{limits.total} in all.",
+            "The day ends at 0:00 UTC; nothing was uploaded.",
+        )
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """Between it and its answer, a submission is known by the intent alone."""
+        waiting = "another `tools submit` is sending: waiting until it has"
+        return alone(self._intent.with_suffix(".lock"), waiting)
+
+    def _is_of(self, sha256: str, entry: dict[str, Any]) -> bool:
+        return entry.get("sha256") == sha256 and entry.get("competition") == self.competition
+
+    def _submitted(self, sha256: str) -> Noted | None:
+        """The latest submission of these very bytes, and the ledger's folder that notes it."""
+        folders = [runs.root(), *(path.parent for path in runs.root().glob("*/*/push.json"))]
+        same = [
+            (folder, entry)
+            for folder in folders
+            for entry in runs.submissions(folder)
+            if self._is_of(sha256, entry)
+        ]
+        return max(same, key=lambda found: found[1]["at"], default=None)
+
+    def _send(self, candidate: Candidate) -> dict[str, Any]:
+        """Submit now; the ledger has it when this returns."""
+        checked = candidate.checked
+        facts = {
+            "competition": self.competition,
+            "submitted_at": runs.now(),
+            "file": str(checked.path),
+            "sha256": checked.sha256,
+            "message": candidate.message,
+            **candidate.notes,
+        }
+        token = "" if candidate.kernel else self._upload(checked)
+        known = [seen.ref for seen in self._newest(self.competition)]
+        intent = {"folder": str(candidate.folder), "known": known, "facts": facts}
+        write_whole(self._intent, json.dumps(intent, indent=2, ensure_ascii=False))
+        try:
+            if candidate.kernel:
+                kernel, version = candidate.kernel
+                ref, words = self.kaggle.create_code_submission(
+                    self.competition, kernel, version, checked.path.name, candidate.message
+                )
+            else:
+                ref, words = self.kaggle.create_submission(
+                    self.competition, token, candidate.message
+                )
+        except UncertainError as lost:
+            return self._looked_up(lost)
+        except RefusedError:
+            self._intent.unlink()
+            raise
+        if ref:
+            return self._note(candidate.folder, {"ref": ref, "status": "PENDING", **facts})
+        if words:
+            return self._looked_up(RefusedError(f"Kaggle gave no reference: {words}"))
+        return self._looked_up(UncertainError("Kaggle answered a submission with nothing"))
+
+    def _looked_up(self, unclear: ToolsError) -> dict[str, Any]:
+        """What Kaggle's list has of the submission just sent, whose answer does not tell."""
+        found = self._settle()
+        if found is None:
+            raise type(unclear)(
+                f"{unclear.message.rstrip('.')}, and Kaggle does not list the submission.",
+                "Run the command again later: it looks there before it submits.",
+            ) from unclear
+        return found[1]
+
+    def _upload(self, checked: submission_file.CheckedFile) -> str:
+        with console.transfer_bar() as bar:
+            task = bar.add_task(f"uploading {checked.path.name}", total=checked.size)
+            return self.kaggle.upload_submission(
+                self.competition, checked.path, lambda count: bar.advance(task, count)
+            )
+
+    def _newest(self, competition: str) -> list[Submission]:
+        return list(itertools.islice(self.kaggle.submissions(competition), LISTED))
+
+    def settle(self) -> None:
+        """Enter a submission whose answer was lost in the ledger, if Kaggle has it after all."""
+        with self._alone():
+            self._settle()
+
+    def _settle(self) -> Noted | None:
+        """Do :meth:`settle` where the lock is held; returns what was entered."""
+        if not self._intent.is_file():
+            return None
+        try:
+            intent = json.loads(self._intent.read_text(encoding="utf-8"))
+            folder, known, facts = Path(intent["folder"]), intent["known"], intent["facts"]
+            competition, message = facts["competition"], console.plain(facts["message"])
+        except (OSError, ValueError, KeyError, TypeError) as failure:
+            raise UserError(
+                f"{self._intent} is damaged ({failure}); it tells what was last submitted.",
+                "Look at the submissions on Kaggle, then delete it.",
+            ) from failure
+        for seen in self._newest(competition):
+            if seen.ref not in known and seen.description == message:
+                console.note(f"Kaggle had taken submission {seen.ref}, though its answer was lost")
+                entry = {"ref": seen.ref, "status": "PENDING", **facts}
+                return folder, self._note(folder, entry)
+        return None
+
+    def _note(self, folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
+        """Enter a submission in the ledger; what was meant to be sent is settled by it."""
+        runs.record_submission(folder, entry)
+        self._intent.unlink(missing_ok=True)
+        return entry
+
+    def wait_for_score(self, folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
+        """Wait until Kaggle has scored a submission, and enter what it says.
+
+        Raises:
+            RefusedError: Kaggle could not score it.
+            DeadlineError: it is not scored yet.
+        """
+        with console.way_back(f"Submission {entry['ref']} goes on. {self._way_back}"):
+            seen = self._wait(entry)
+            rank = self._rank(seen)
+        # At once: whoever finds a score in the ledger asks for nothing more.
+        entry |= {"status": seen.status, "score": seen.score, "error": seen.error}
+        entry["ratio_to_report"] = None if seen.score is None else seen.score / REPORT_SCORE
+        entry |= rank
+        runs.record_submission(folder, entry)
+        if seen.status != "COMPLETE":
+            raise self._not_scored(entry)
+        return entry
+
+    def _wait(self, entry: dict[str, Any]) -> Submission:
+        until = time.monotonic() + self._timeout * 60
+        pause, asked = self._poll_seconds, False
+        with console.stderr.status(f"waiting for the score of submission {entry['ref']}"):
+            while True:
+                try:
+                    seen = self.kaggle.submission(entry["ref"])
+                    if seen.status != "PENDING":
+                        return seen
+                except NotFoundError:
+                    pass  # a new one takes a moment to appear
+                except NetworkError as failure:
+                    if not asked:
+                        raise
+                    console.note(f"{failure.message} Asking again.")
+                asked = True
+                left = until - time.monotonic()
+                if left <= 0:
+                    raise DeadlineError(
+                        f"Kaggle has not scored submission {entry['ref']} in "
+                        f"{self._timeout:g} minutes.",
+                        self._way_back,
+                    )
+                time.sleep(min(pause, left))
+                pause = min(pause * 1.5, 60)
+
+    def _rank(self, seen: Submission) -> dict[str, Any]:
+        """The place on the public leaderboard that a score (RMSE) earns the team."""
+        score = seen.score
+        if seen.status != "COMPLETE" or score is None:
+            return {}
+        try:
+            rows = self.kaggle.leaderboard(self.competition)
+            others = [row for row in rows if row.team != seen.team]
+        except (NetworkError, RefusedError) as failure:
+            console.note(f"The rank is not known: {failure}")
+            return {}
+        return {"rank": 1 + sum(row.score < score for row in others), "teams": 1 + len(others)}
+
+    def _not_scored(self, entry: dict[str, Any]) -> RefusedError:
+        return RefusedError(
+            f"Kaggle could not score submission {entry['ref']} ({entry['file']}): "
+            f"{entry.get('error') or 'it gave no reason'}.",
+            "To submit the same file once more, add --again.",
+        )
