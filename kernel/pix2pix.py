@@ -166,7 +166,8 @@ class Config:
     beta_2: float = setting(0.999, "Adam's decay of the mean square.", low=0, high=0.999999)
     schedule: str = setting("constant", "Of the learning rate over all steps.",
         choices=("constant", "cosine"))
-    warmup: int = setting(0, "Steps over which the learning rate rises from 0.", low=0)
+    warmup: int = setting(0, "Steps over which the learning rate rises from 0 to the cosine.",
+        low=0)
     clip_norm: float = setting(0.0, "Largest norm of a network's gradient; 0: any.", low=0)
     ema: float = setting(0.0, "Decay of the averaged weights that predict; 0: the last weights.",
         low=0, high=0.99999)
@@ -953,7 +954,7 @@ def fill_pairs(boxes: tf.Tensor, ring: tf.Tensor) -> tf.Tensor:
 
     A hole is a square, so the equation is diagonal in the eigenvectors of the second difference and
     a fill is four 75x75 matrix products. Where the two overlap or touch, the ring pixels of one
-    that lie in the other are unknown: they solve a 300x300 system, so that the union is filled
+    that lie in the other are unknown: they solve a 150x150 system, so that the union is filled
     exactly. Source: the fast Poisson solver by diagonalisation (Lynch, Rice and Thomas 1964,
     doi:10.1007/BF01386067).
     """
