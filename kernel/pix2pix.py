@@ -414,6 +414,9 @@ class Photo:
     boxes: tuple[int, int, int, int]
 
 
+PICTURES = ("Masked_Train", "Unmasked_Train")  # folders that hold nothing else
+
+
 def open_folder(where: str) -> Path:
     """Return a folder as a path; for a URL, one that reads through ``tf.io.gfile``.
 
@@ -450,7 +453,7 @@ def find_dataset(root: Path, need_training: bool) -> Path:
         level = sorted(
             child
             for folder in level
-            if folder.is_dir() and folder.name not in ("Masked_Train", "Unmasked_Train")
+            if folder.is_dir() and folder.name not in PICTURES
             for child in folder.iterdir()
             if child.is_dir() and not child.name.startswith(".")
         )
@@ -2203,13 +2206,22 @@ def refuse_another_run(config: Config, file: Path, remedy: str) -> None:
         )
 
 
+def checkpoints(folder: str) -> list[Path]:
+    """Every checkpoint under a folder, also behind links, as Kaggle may mount what is attached."""
+    found = []
+    for where, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = set(folders) - set(PICTURES)  # thousands of files on a slow disk
+        found += [Path(where, name) for name in files if name == "checkpoint.npz"]
+    return sorted(found)
+
+
 def newest_checkpoint(name: str, folder: str) -> Path:
     """Find the checkpoint of the most steps anywhere under the folder that a setting names.
 
     Raises:
         UserError: where there is none.
     """
-    found = sorted(Path(folder).rglob("checkpoint.npz"))
+    found = checkpoints(folder)
     if not found:
         raise UserError(
             f"no checkpoint.npz under {name} = {folder}: name a folder that holds a run."
@@ -2265,8 +2277,8 @@ def load_members(config: Config, dataset: Dataset) -> list[Pix2Pix]:
     Raises:
         UserError: where there is none, or one has learned from pictures that are held out here.
     """
-    folders = [Path(name.strip()) for name in config.members.split(",") if name.strip()]
-    found = [path for folder in folders for path in sorted(folder.rglob("checkpoint.npz"))]
+    folders = [name.strip() for name in config.members.split(",") if name.strip()]
+    found = [path for folder in folders for path in checkpoints(folder)]
     if not found:
         raise UserError(f"no checkpoint.npz under members = {config.members!r}: name run folders.")
     models = []

@@ -263,11 +263,16 @@ def test_a_new_version_goes_on_from_the_last_ones_output(run_kernel, sample, fin
     assert [int(row["step"]) for row in rows_of(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_of_several_runs_the_one_of_the_most_steps_is_gone_on_with(pix2pix, tmp_path):
+def test_of_several_runs_also_behind_links_the_one_of_the_most_steps_is_gone_on_with(
+    pix2pix, tmp_path
+):
     config = pix2pix.make_config({"resume_from": str(tmp_path / "earlier")})
     for name, step in (("a", 9), ("b", 12), ("c", 2)):
         about = {"step": step, "config": config.__dict__}
-        pix2pix.save_arrays(tmp_path / "earlier" / name / "checkpoint.npz", {}, about)
+        pix2pix.save_arrays(tmp_path / "mounted" / name / "checkpoint.npz", {}, about)
+    (tmp_path / "earlier").mkdir()
+    for name in ("a", "b", "c"):
+        (tmp_path / "earlier" / name).symlink_to(tmp_path / "mounted" / name)
     pix2pix.adopt_earlier_run(config, tmp_path / "out")
     assert pix2pix.read_record(tmp_path / "out" / "checkpoint.npz")["step"] == 12
 
