@@ -49,7 +49,7 @@ def server(monkeypatch):
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("TOOLS_TIMEOUT", "20")
         monkeypatch.setenv("TOOLS_RETRY_SECONDS", "5")
-        monkeypatch.setattr("tools.transfer.FIRST_PAUSE", 0.01)
+        monkeypatch.setattr("tools.patience.FIRST_PAUSE", 0.01)
         yield server
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.peers.kaggle import Cut, Drop, Hang, KaggleServer, Lost, Reply
-from tools import kaggle_client, settings, transfer
+from tools import kaggle_client, patience, settings, transfer
 from tools.errors import NetworkError, RefusedError, SignInError
 from tools.kaggle_client import Kaggle, NoAccessError, NotFoundError, UncertainError
 from tools.kaggle_competitions import Competitions
@@ -32,7 +32,7 @@ class Waits(list):
     """Patience of 100 seconds in which no time is spent; holds the pauses that were asked for."""
 
     def patience(self):
-        return transfer.Patience(100, sleep=self.append, clock=lambda: sum(self))
+        return patience.Patience(100, sleep=self.append, clock=lambda: sum(self))
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from tests.peers.kaggle import Cut, Drop, Hang, Reply
-from tools import logs, runs, settings
+from tools import log_stream, logs, runs, settings
 from tools.kaggle_client import Kaggle
 from tools.kaggle_kernels import Kernels
 from tools.logs import Event, Progress
@@ -111,7 +111,9 @@ def version(server):
 
 def follow(kernels, pauses=None):
     sleep = (lambda seconds: None) if pauses is None else pauses.append
-    events = logs.follow(kernels, KERNEL, 1, lambda: kernels.state(KERNEL, 1).ended, 5.0, sleep)
+    events = log_stream.follow(
+        kernels, KERNEL, 1, lambda: kernels.state(KERNEL, 1).ended, 5.0, sleep
+    )
     return [event.text.strip() for event in events]
 
 
@@ -157,5 +159,5 @@ def test_a_run_that_ended_meanwhile_gives_the_rest_from_its_stored_log(kernels, 
 
 def test_what_was_written_so_far_is_read_until_the_stream_is_quiet(kernels, version, server):
     server.faults["logs"] = [Hang(3)]
-    events = logs.so_far(kernels, KERNEL, 1, quiet=1.0)
+    events = log_stream.so_far(kernels, KERNEL, 1, quiet=1.0)
     assert logs.decode(events) == "one\nzwölf ☃\nthree\n"

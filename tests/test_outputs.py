@@ -6,7 +6,7 @@ import pytest
 
 from tests.peers.kaggle import Cut, Drop, Hang, Hold, Reply
 from tests.run_record import KERNEL, hdf5, record
-from tools import outputs, runs
+from tools import kept, outputs, runs
 from tools.errors import UserError, VerificationError
 from tools.files import LONGEST
 
@@ -172,14 +172,14 @@ def test_a_part_elsewhere_does_not_make_the_ledger_forget_the_whole(tools, versi
     assert tools("fetch-outputs", "--include", "*.h5", "--to", "models").code == 0
     assert "generator.h5" in there("models")
     assert runs.find().outputs["complete"] is True
-    assert {file.name for file in outputs.verified_files(runs.find())} == set(WHOLE)
+    assert {file.name for file in kept.verified_files(runs.find())} == set(WHOLE)
 
 
 def test_a_part_goes_to_a_destination_without_the_record_that_means_the_whole(tools, version):
     assert tools("fetch-outputs", "--logs-only").code == 0
     run = runs.find()
     folder, entries = run.folder / "outputs", run.outputs["files"]
-    going = outputs._matching(run, folder, entries, outputs.LOGS)
+    going = kept.matching(run, folder, entries, outputs.LOGS)
     assert {file.name for file in going} == {"training_log.csv", "pix2pix-inpainting.log"}
 
 
@@ -337,7 +337,7 @@ def test_what_a_failed_run_left_is_fetched_and_marked(tools, version, there, sta
     assert (folder / "outputs/PARTIAL.txt").read_text() == f"{KERNEL} v1: {state} out of memory\n"
     assert (folder / "log.txt").read_text() == "step 1/2 | gen 1.0\n"
     with pytest.raises(UserError, match="are not here as a whole"):
-        outputs.verified_files(runs.find())
+        kept.verified_files(runs.find())
     assert tools("fetch-outputs", "--include", "*.h6").code == 4
     version.states, version.outputs["run.json"] = ["COMPLETE"], record(FILES)
     assert tools("fetch-outputs").code == 0
@@ -420,14 +420,14 @@ def test_a_network_that_stays_away_exits_6_and_what_came_is_gone_on_with(
 
 def test_verified_files_are_checked_once_more(tools, version):
     tools("fetch-outputs")
-    found = outputs.verified_files(runs.find())
+    found = kept.verified_files(runs.find())
     assert [file.name for file in found][-1] == "run.json"
     assert {file.name for file in found} == set(WHOLE)
     model = next(file for file in found if file.name == "generator.h5")
     assert model.sha256 == hashlib.sha256(FILES["generator.h5"]).hexdigest()
     model.path.write_bytes(b"changed")
     with pytest.raises(VerificationError, match="generator.h5 has 7 bytes instead of"):
-        outputs.verified_files(runs.find())
+        kept.verified_files(runs.find())
 
 
 def test_a_part_of_another_file_whose_name_begins_alike_is_left_alone(tools, version, server):

@@ -11,7 +11,7 @@ import requests
 from tests.peers.kaggle import Cut, Drop, KaggleServer, Reply
 from tests.peers.tunnel import write_certificate
 from tests.ports import free_port
-from tools import settings, transfer, verify
+from tools import patience, settings, transfer, verify
 from tools.errors import NetworkError, UserError, VerificationError
 
 BODY = os.urandom(300_000)
@@ -30,12 +30,12 @@ def fetch(server, tmp_path):
     slept = []
 
     def run(body=BODY, **options):
-        patience = transfer.Patience(100, sleep=slept.append, clock=lambda: sum(slept))
+        patient = patience.Patience(100, sleep=slept.append, clock=lambda: sum(slept))
         return transfer.download(
             lambda: server.storage.sign("model.h5", body),
             tmp_path / "model.h5",
             config,
-            patience=patience,
+            patience=patient,
             **options,
         )
 
@@ -137,7 +137,7 @@ def test_a_full_disk_is_told_before_anything_is_written(fetch, tmp_path, monkeyp
 def test_retry_after_is_read_as_number_or_date(value, seconds):
     response = transfer.requests.Response()
     response.headers["Retry-After"] = value
-    assert transfer.retry_after(response) == seconds
+    assert patience.retry_after(response) == seconds
 
 
 def test_a_redirect_to_an_unsafe_place_is_not_followed_for_its_bytes(server, fetch, tmp_path):
@@ -180,13 +180,13 @@ def test_a_signed_address_where_nobody_listens_is_never_printed(tmp_path, capfd,
     address = f"{endpoint}/storage/000000/model.h5?X-Goog-Signature=s3cr3t"
     file, slept = tmp_path / "model.h5", []
     config = settings.Settings(kaggle_endpoint=endpoint, timeout=20)
-    patience = transfer.Patience(100, sleep=slept.append, clock=lambda: sum(slept))
+    patient = patience.Patience(100, sleep=slept.append, clock=lambda: sum(slept))
     with pytest.raises(NetworkError) as failure:
         if way == "download":
-            transfer.download(lambda: address, file, config, patience=patience)
+            transfer.download(lambda: address, file, config, patience=patient)
         else:
             file.write_bytes(BODY)
-            transfer.upload(address, file, config, patience=patience)
+            transfer.upload(address, file, config, patience=patient)
     printed = capfd.readouterr()
     for secret in ("Signature", "s3cr3t", "/storage/"):
         assert secret not in str(failure.value) + printed.out + printed.err
@@ -222,7 +222,7 @@ def test_a_handshake_that_breaks_off_is_no_matter_of_trust(tmp_path):
             threading.Thread(target=lambda: serve(listener.accept()[0]), daemon=True).start()
             with pytest.raises(requests.RequestException) as failure:
                 requests.get(f"https://localhost:{listener.getsockname()[1]}", timeout=10)
-        return transfer.reason(failure.value)
+        return patience.reason(failure.value)
 
     def shake_hands(client):
         with contextlib.suppress(OSError):

@@ -14,6 +14,7 @@ from tools.files import alone, at_home
 from tools.holes import find_masked_info, read_holes
 from tools.kaggle_client import Kaggle
 from tools.kaggle_competitions import Competitions
+from tools.patience import BROKEN
 
 LABEL = "The competition's archive"
 
@@ -69,7 +70,7 @@ def fetch(address: Callable[[], str], folder: Path, chosen: settings.Settings) -
     with transfer.storage_session(chosen) as session:
         source = transfer.Source(session, address, chosen, LABEL)
         try:
-            with archive.RemoteFile(_Archive(source).open_at, transfer.BROKEN) as remote:
+            with archive.RemoteFile(_Archive(source).open_at, BROKEN) as remote:
                 return _unpack(remote, folder)
         except _NoRanges:
             pass

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tools import transfer
+from tools import patience
 from tools.console import plain
 from tools.errors import NetworkError, RefusedError, SignInError, ToolsError, UserError
 from tools.settings import Settings
@@ -52,9 +52,9 @@ class Kaggle:
         UserError: the ``kaggle`` package cannot be imported.
     """
 
-    def __init__(self, settings: Settings, patience: transfer.Patience | None = None) -> None:
+    def __init__(self, settings: Settings, pauses: patience.Patience | None = None) -> None:
         self.settings = settings
-        self.patience = patience or transfer.Patience(settings.retry_seconds)
+        self.patience = pauses or patience.Patience(settings.retry_seconds)
         self._api = _api_class()(settings)
         said = io.StringIO()
         try:
@@ -122,7 +122,7 @@ class Kaggle:
 
         import requests
 
-        patience, renewed = self.patience.fresh(), False
+        pauses, renewed = self.patience.fresh(), False
         while True:
             response, sent, problem = None, True, ""
             try:
@@ -134,20 +134,20 @@ class Kaggle:
                 if code == 401 and not renewed and self._renew_sign_in():
                     renewed = True
                     continue
-                if code not in transfer.PASSING and (repeatable or code < 500):
+                if code not in patience.PASSING and (repeatable or code < 500):
                     words = plain(self._redacted(_reason(failure)))
                     raise self._refusal(doing, code, words) from failure
                 problem = f"Kaggle answered {code}"
                 sent = code != 429
             except (json.JSONDecodeError, requests.JSONDecodeError):
                 problem = "the answer was no JSON; a proxy or a sign-in page may stand between"
-            except transfer.BROKEN as failure:
-                if transfer.is_distrust(failure):
+            except patience.BROKEN as failure:
+                if patience.is_distrust(failure):
                     raise NetworkError(
                         f"Kaggle's certificate was not accepted while {doing}.",
                         "Is this machine's clock right, and is there a proxy between?",
                     ) from failure
-                problem = transfer.reason(failure)
+                problem = patience.reason(failure)
                 sent = not _never_sent(failure)
             except (AttributeError, KeyError, TypeError, ValueError) as failure:
                 if not repeatable:
@@ -158,8 +158,8 @@ class Kaggle:
                 ) from failure
             if sent and not repeatable:
                 raise self._uncertain(doing, problem)
-            wait = transfer.retry_after(response)
-            if once or not patience.pause(f"Kaggle, {doing}: {problem}", wait):
+            wait = patience.retry_after(response)
+            if once or not pauses.pause(f"Kaggle, {doing}: {problem}", wait):
                 asked = f" and asks for {wait:.0f} s of patience" if wait else ""
                 raise NetworkError(
                     f"Kaggle could not be reached while {doing}: {problem}{asked}.",
@@ -243,7 +243,7 @@ def _api_class() -> Any:
             http._init_session()
             session = http._session
             for scheme in ("https://", "http://"):
-                session.mount(scheme, transfer.TimedAdapter(self._settings.timeout))
+                session.mount(scheme, patience.TimedAdapter(self._settings.timeout))
             if self.config_values.get("auth_method") == "LEGACY_API_KEY" or not session.auth:
                 user, key = (self.config_values.get(name) for name in ("username", "key"))
                 session.auth = (user, key) if user and key else session.auth

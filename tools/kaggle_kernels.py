@@ -201,6 +201,7 @@ class Kernels:
             f"listing the files of {kernel} v{version}",
             f"{API}.list_kernel_files",
             ApiListKernelFilesRequest,
+            once=True,
             **_pinned(kernel, version),
         ):
             sizes |= {f.name: f.size for f in answer.files or [] if type(f.size) is int}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -14,12 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tools import console
+from tools import console, logs
 from tools.errors import RunFailedError, UserError
 from tools.settings import project_folder
 
 SCRIPT = Path("kernel/pix2pix.py")
-PROGRESS = re.compile(r"^step (\d+)/(\d+) \| (.*)$")
 
 
 def flags(settings: dict[str, Any]) -> list[str]:
@@ -77,14 +75,13 @@ def run_kernel(settings: dict[str, Any], log: Path) -> dict[str, Any]:
                 told = True
             copy.write(line)
             tail.extend(filter(None, [line.strip()]))
-            if match := PROGRESS.match(line):
-                step, steps, detail = match.groups()
+            if found := logs.progress(line):
                 bar.update(
                     task,
                     description="training",
-                    completed=int(step),
-                    total=int(steps),
-                    detail=detail.rpartition(" | ")[0],
+                    completed=found.step,
+                    total=found.steps,
+                    detail=found.detail.rpartition(" | ")[0],
                 )
             elif line.startswith(("predicting", "validation")):
                 bar.update(task, description=line.split(" at ")[0].strip())

@@ -1,72 +1,21 @@
-"""Fetch what a run made, and believe none of it before it is checked.
-
-``run.json``, which the kernel writes last, holds the size and the SHA-256 of every file. A file
-gets its name only after it was compared with these; a second call fetches what is missing.
-"""
+"""``tools fetch-outputs``: fetch or list what a run made, bring it on, and tell what is there."""
 
 from __future__ import annotations
 
-import contextlib
-import fnmatch
-import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tools import console, destinations, manifest, runs, transfer, verify, watch
+from tools import console, destinations, manifest, runs, watch
 from tools.destinations import Delivery
-from tools.errors import (
-    DeadlineError,
-    RefusedError,
-    RunFailedError,
-    ToolsError,
-    UserError,
-    VerificationError,
-)
-from tools.files import Names, alone, at_home, inside, safe, sha256, write_whole
-from tools.kaggle_kernels import Kernels, State
-from tools.remote import Origin, OutputFile
+from tools.errors import DeadlineError, RunFailedError, ToolsError
+from tools.fetching import FOLDER, PARTIAL, Listing, fetch, list_outputs
+from tools.files import alone, at_home
+from tools.kept import matches, matching
+from tools.remote import Origin
 from tools.runs import Run
 
 LOGS = ("*.csv", "*.jsonl", "*.log", manifest.NAME)  # what --logs-only fetches of the outputs
-PARTIAL = "PARTIAL.txt"
-FOLDER = "outputs"  # in a run's folder in the ledger
-
-
-@dataclass
-class Listing:
-    """What Kaggle lists of a version: addresses and sizes by safe name, and the unsafe names."""
-
-    addresses: dict[str, str] = field(default_factory=dict)
-    sizes: dict[str, int] = field(default_factory=dict)
-    refused: list[str] = field(default_factory=list)
-
-
-def verified_files(run: Run) -> list[OutputFile]:
-    """The verified files of a run and its log, checked once more; ``run.json`` is last.
-
-    Raises:
-        UserError: the run was not fetched as a whole, or it failed.
-        VerificationError: a file has changed since.
-    """
-    if not run.outputs.get("complete"):
-        raise UserError(
-            f"The outputs of {run} are not here as a whole.",
-            f"Fetch them: tools fetch-outputs {run.slug}/v{run.version}",
-        )
-    folder = Path(run.outputs["folder"])
-    found = []
-    for entry in run.outputs["files"]:
-        if not entry["verified"] and entry["name"] != f"{run.slug}.log":
-            continue
-        path = inside(folder, entry["name"])
-        if not path.is_file():
-            raise VerificationError(f"{path} is not there any more.", "Fetch it again.")
-        verify.check(path, entry["name"], entry["size"], entry["sha256"])
-        found.append(_output(folder, entry))
-    return sorted(found, key=lambda file: file.name == manifest.NAME)
 
 
 def fetch_outputs(
@@ -112,7 +61,7 @@ def fetch_outputs(
     deliveries: list[Delivery] = []
     if goals and not failure and state.status == "COMPLETE":
         try:
-            going = _matching(runs.read(run.folder), folder, files, patterns)
+            going = matching(runs.read(run.folder), folder, files, patterns)
             deliveries = destinations.upload(going, origin, goals, overwrite)
         except ToolsError as found:
             failure = found  # what was fetched is told all the same
@@ -127,289 +76,9 @@ def fetch_outputs(
         raise failure
 
 
-def list_outputs(kernels: Kernels, run: Run, sizes: bool = True) -> Listing:
-    """Every page of a version's listing; names that are unsafe or clash are set aside."""
-    found, names = Listing(), Names(manifest.NAME, PARTIAL, f"{run.slug}.log")
-    for name, address in kernels.outputs(run.kernel, run.version):
-        if not safe(name) or names.add(name):
-            found.refused.append(name)
-        else:
-            found.addresses[name] = address
-    if sizes:
-        with contextlib.suppress(RefusedError):  # a comfort; the run's own record decides
-            told = kernels.file_sizes(run.kernel, run.version)
-            found.sizes = {name: told[name] for name in found.addresses if name in told}
-    return found
-
-
-def fetch(
-    kernels: Kernels,
-    run: Run,
-    state: State,
-    folder: Path,
-    include: Sequence[str] = (),
-    overwrite: bool = False,
-) -> tuple[list[dict[str, Any]], VerificationError | None]:
-    """Fetch the outputs that match ``include`` (all if empty), and the log, to ``folder``.
-
-    Returns:
-        The ledger's entries of what is in ``folder`` now, and what was wrong with other files.
-
-    Raises:
-        UserError: another file has one of the names in ``folder``, or nothing matches; nothing was
-            fetched.
-        VerificationError: there is no believable record; nothing was fetched.
-    """
-    fetching = _Fetching(kernels, run, state, folder)
-    log = watch.keep_log(run, kernels.log(run.kernel, run.version))
-    wanted = fetching.wanted(include)
-    if not overwrite and folder != run.folder / FOLDER:
-        fetching.refuse_foreign(wanted, log)
-    if state.status != "COMPLETE":
-        write_whole(folder / PARTIAL, f"{run}: {state.status} {state.failure}\n")
-    fetching.fetch_all(wanted)
-    fetching.add_log(log)
-    failure = fetching.verdict(partly=bool(include))
-    if state.status == "COMPLETE" and _is_mark(folder / PARTIAL, run):
-        (folder / PARTIAL).unlink()  # of a failed version that lay here
-    if fetching.record and fetching.record.get("status") == "stopped":
-        console.note("Training was stopped early; go on with it: tools push-kernel --resume")
-    return _present(folder, fetching.known.values()), failure
-
-
-def _present(folder: Path, entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [entry for entry in entries if inside(folder, entry["name"]).is_file()]
-
-
-def _is_mark(path: Path, run: Run) -> bool:
-    """Whether a file is what marks a failed version of the run's kernel."""
-    return path.is_file() and path.read_bytes().startswith(f"{run.kernel} v".encode())
-
-
-def _foreign(path: Path) -> UserError:
-    return UserError(
-        f"{path} is another file than this run's.",
-        "Choose another folder with --to, or replace it with --overwrite.",
-    )
-
-
-class _Fetching:
-    """One version's files on their way to one folder.
-
-    ``record`` is the run's own; None where it left none. ``known`` holds the ledger's entries, by
-    name, of what is in the folder, and ``problems`` what is wrong with the rest.
-    """
-
-    def __init__(self, kernels: Kernels, run: Run, state: State, folder: Path) -> None:
-        self._kernels, self._run, self._state, self._folder = kernels, run, state, folder
-        self._log_name = f"{run.slug}.log"
-        self._listing = list_outputs(kernels, run)
-        self._fresh = dict(self._listing.addresses)
-        self.record = self._record()
-        files = self.record["files"] if self.record else []
-        self._entries = {entry["name"]: entry for entry in files}
-        self.known = {entry["name"]: entry for entry in _known(run, folder)}
-        self.problems: list[str] = []
-
-    def _record(self) -> dict[str, Any] | None:
-        """The run's own record, kept in the ledger."""
-        if manifest.NAME not in self._fresh:
-            return None
-        path = self._run.folder / manifest.NAME
-        if path.is_file():
-            with contextlib.suppress(VerificationError):
-                return manifest.read(path)
-            path.unlink()
-        self._download(manifest.NAME, path, manifest.read, lambda count: None)
-        return manifest.read(path)
-
-    def wanted(self, include: Sequence[str]) -> list[str]:
-        """The listed files that match, the largest first and the record last.
-
-        Raises:
-            UserError: a complete run has none, nor a log that matches.
-        """
-        names, sizes = self._listing.addresses, self._listing.sizes
-        wanted = [name for name in names if _matches(name, include)]
-        found = wanted or _matches(self._log_name, include) or not names
-        if self._state.status == "COMPLETE" and not found:
-            raise UserError(
-                f"No output of {self._run} matches {' or '.join(include)}.",
-                "tools fetch-outputs --list",
-            )
-        return sorted(wanted, key=lambda name: (name == manifest.NAME, -sizes.get(name, 0)))
-
-    def refuse_foreign(self, wanted: Iterable[str], log: str) -> None:
-        """Refuse to replace files that did not come from this run."""
-        earlier = self._run.outputs.get("files", [])
-        digests = {e["name"]: e["sha256"] for e in (*earlier, *self._entries.values())}
-        digests[self._log_name] = hashlib.sha256(log.encode()).hexdigest()
-        if self.record:
-            digests[manifest.NAME] = sha256(self._run.folder / manifest.NAME)
-        for name in (*wanted, self._log_name):
-            path = inside(self._folder, name)
-            if name in self.known or not path.exists():
-                continue
-            if not (path.is_file() and sha256(path) == digests.get(name)):
-                raise _foreign(path)
-        mark = self._folder / PARTIAL
-        if self._state.status != "COMPLETE" and mark.exists() and not _is_mark(mark, self._run):
-            raise _foreign(mark)
-
-    def fetch_all(self, wanted: Sequence[str]) -> None:
-        """Fetch what is missing or differs; one that is not what it should be is a problem."""
-        recorded, listed = self._entries, self._listing.sizes
-        sizes = [recorded.get(name, {}).get("size") or listed.get(name, 0) for name in wanted]
-        with console.transfer_bar() as bar:
-            task = bar.add_task(str(self._run), total=sum(sizes) or None)
-            for name in wanted:
-                bar.update(task, description=name)
-                try:
-                    self.known[name] = self._fetch(name, partial(bar.advance, task))
-                except VerificationError as failure:
-                    self.known.pop(name, None)
-                    self.problems.append(failure.message.rstrip("."))
-                except BaseException:
-                    self._note(
-                        complete=False
-                    )  # what came so far is this run's, and is gone on with
-                    raise
-
-    def add_log(self, log: str) -> None:
-        """Keep the log beside the files, where the run did not write one of its name."""
-        name = self._log_name
-        if log and name not in self._listing.addresses:
-            size, digest = verify.check(write_whole(self._folder / name, log), name)
-            self.known[name] = {"name": name, "size": size, "sha256": digest, "verified": False}
-
-    def verdict(self, partly: bool) -> VerificationError | None:
-        """Note in the ledger what came, and say what is wrong; ``partly`` if not all was wanted."""
-        everything = {*self._entries, manifest.NAME} <= self.known.keys()
-        self._note(complete=bool(self.record) and everything and not self.problems)
-        if refused := self._listing.refused:
-            names = ", ".join(map(ascii, refused[:5]))
-            self.problems.append(f"Kaggle lists names that are not safe, or clash: {names}")
-        missing = [name for name in self._entries if name not in self._listing.addresses]
-        if missing and not partly:
-            names = ", ".join(missing[:5])
-            self.problems.append(f"Kaggle does not list {names}, which the run wrote")
-        if not self.record and self._state.status == "COMPLETE":
-            self.problems.append(f"{self._run} left no {manifest.NAME}; its files are not verified")
-        if not self.problems:
-            return None
-        return VerificationError(
-            f"{'; '.join(self.problems)}.", f"Everything else is in {self._folder}."
-        )
-
-    def _note(self, complete: bool) -> None:
-        run, folder = self._run, str(self._folder)
-        if not complete and run.outputs.get("complete") and run.outputs["folder"] != folder:
-            return  # the whole of it is elsewhere: that is what the ledger tells
-        runs.record_outputs(
-            run,
-            folder=folder,
-            status=self._state.status,
-            complete=complete and self._state.status == "COMPLETE",
-            files=list(self.known.values()),
-            **manifest.summary(self.record),
-        )
-
-    def _fetch(self, name: str, advance: transfer.Advance) -> dict[str, Any]:
-        """Fetch one file unless it is there already. Returns its entry for the ledger."""
-        path = inside(self._folder, name)
-        if name == manifest.NAME:
-            write_whole(path, (self._run.folder / manifest.NAME).read_bytes())
-            found = verify.check(path, name)
-            return {"name": name, "size": found[0], "sha256": found[1], "verified": True}
-        entry = self._entries.get(name)
-        expected = entry or self.known.get(name) or {}
-        size, digest = expected.get("size"), expected.get("sha256")
-        if path.is_file() and digest and path.stat().st_size == size and sha256(path) == digest:
-            advance(size)
-            return {"name": name, "size": size, "sha256": digest, "verified": entry is not None}
-        size, digest = (entry["size"], entry["sha256"]) if entry else (None, None)
-        found = (0, "")
-
-        def check(part: Path) -> None:
-            nonlocal found
-            found = verify.check(part, name, size, digest)
-
-        try:
-            self._download(name, path, check, advance)
-        except VerificationError:
-            self._fresh.pop(name, None)  # once more, from its beginning and a new address
-            self._download(name, path, check, advance)
-        return {"name": name, "size": found[0], "sha256": found[1], "verified": entry is not None}
-
-    def _download(
-        self,
-        name: str,
-        path: Path,
-        check: Callable[[Path], object],
-        advance: transfer.Advance,
-    ) -> None:
-        transfer.download(
-            lambda: self._address(name),
-            path,
-            self._kernels.settings,
-            label=name,
-            check=check,
-            advance=advance,
-        )
-
-    def _address(self, name: str) -> str:
-        """An address; each is given once, and a new listing made for the next."""
-        if name not in self._fresh:
-            self._fresh = list_outputs(self._kernels, self._run, sizes=False).addresses
-        try:
-            return self._fresh.pop(name)
-        except KeyError:
-            raise RefusedError(f"Kaggle does not list {name} of {self._run} any more.") from None
-
-
-def _known(run: Run, folder: Path) -> Iterable[dict[str, Any]]:
-    """Entries of an earlier fetch into the same folder."""
-    if run.outputs.get("folder") != str(folder):
-        return []
-    return _present(folder, run.outputs.get("files", []))
-
-
-def _output(folder: Path, entry: dict[str, Any]) -> OutputFile:
-    return OutputFile(folder / entry["name"], entry["name"], entry["size"], entry["sha256"])
-
-
-def _matching(
-    run: Run, folder: Path, entries: Iterable[dict[str, Any]], patterns: Sequence[str]
-) -> list[OutputFile]:
-    """What goes on to a destination: the verified files and the log, or what was asked for of them.
-
-    A part goes without ``run.json``: where that lies, the run is complete.
-    """
-    if not patterns:
-        return verified_files(run)
-    going = [
-        _output(folder, entry)
-        for entry in entries
-        if (entry["verified"] or entry["name"] == f"{run.slug}.log")
-        and entry["name"] != manifest.NAME
-        and _matches(entry["name"], patterns)
-    ]
-    if not going:
-        raise UserError(
-            f"Nothing of {run} that matches {' or '.join(patterns)} goes to a destination.",
-            f"{manifest.NAME} goes with the whole run alone.",
-        )
-    return going
-
-
-def _matches(name: str, include: Sequence[str]) -> bool:
-    leaf = name.rpartition("/")[2]
-    return not include or any(fnmatch.fnmatch(name, p) or fnmatch.fnmatch(leaf, p) for p in include)
-
-
 def show_listing(run: Run, listing: Listing, include: Sequence[str], as_json: bool) -> None:
     """Print what Kaggle lists, of what matches."""
-    names = [name for name in listing.addresses if _matches(name, include)]
+    names = [name for name in listing.addresses if matches(name, include)]
     rows = [(name, listing.sizes.get(name)) for name in names]
     if as_json:
         files = [{"name": name, "size": size} for name, size in rows]

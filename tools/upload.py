@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tools import console, destinations, runs
 from tools.errors import UserError
-from tools.outputs import verified_files
+from tools.kept import verified_files
 from tools.remote import Origin
 
 

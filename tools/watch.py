@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from tools import console, logs, runs, settings
+from tools import console, log_stream, logs, runs, settings
 from tools.errors import DeadlineError, NetworkError, RefusedError, RunFailedError, UserError
 from tools.files import write_whole
 from tools.kaggle_client import Kaggle, NoAccessError, NotFoundError
@@ -131,13 +131,13 @@ def _events(
     kernels: Kernels, run: Run, poll: float, sleep: Callable[[float], None] = time.sleep
 ) -> Iterator[logs.Event]:
     """What a run writes, as it comes, until it has ended."""
-    return logs.follow(
+    return log_stream.follow(
         kernels, run.kernel, run.version, lambda: running(kernels, run).ended, poll, sleep
     )
 
 
 def _so_far(kernels: Kernels, run: Run) -> list[logs.Event]:
-    return logs.so_far(kernels, run.kernel, run.version, min(2.0, kernels.settings.timeout))
+    return log_stream.so_far(kernels, run.kernel, run.version, min(2.0, kernels.settings.timeout))
 
 
 def wait_for(reference: str | None, hours: float, json: bool) -> None:

@@ -1,0 +1,87 @@
+"""A version's log while it runs: followed to its end, or what there is so far."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+from tools import logs
+from tools.errors import NetworkError
+from tools.files import parse_json
+from tools.kaggle_client import NoAccessError, NotFoundError
+from tools.kaggle_kernels import Kernels
+from tools.logs import Event
+from tools.patience import BROKEN
+
+END = "END_OF_LOG"
+
+
+def follow(
+    kernels: Kernels,
+    kernel: str,
+    version: int,
+    ended: Callable[[], bool],
+    poll: float,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[Event]:
+    """The events of a version as they come, each once, until ``ended`` says that it has.
+
+    The service cuts a quiet stream every few minutes and then tells everything again.
+    """
+    seen, tries = 0, 0
+    while True:
+        before = seen
+        try:
+            for number, event in enumerate(_stream(kernels, kernel, version)):
+                if event is None:
+                    return
+                if number >= seen:
+                    seen += 1
+                    yield event
+        except (NotFoundError, NoAccessError, NetworkError, *BROKEN):
+            pass  # not there yet, or broken off: its state decides
+        if ended():
+            yield from logs.parse(kernels.log(kernel, version))[seen:]
+            return
+        tries = 0 if seen > before else tries + 1
+        sleep(min(60.0, poll * 1.5**tries))
+
+
+def so_far(kernels: Kernels, kernel: str, version: int, quiet: float) -> list[Event]:
+    """What a running version has written: what comes until the stream is quiet for a while."""
+    events: list[Event] = []
+    until = time.monotonic() + 10 * quiet
+    with contextlib.suppress(NotFoundError, NoAccessError, NetworkError, *BROKEN):
+        for event in _stream(kernels, kernel, version, quiet):
+            if event is None or time.monotonic() > until:
+                break
+            events.append(event)
+    return events
+
+
+def _stream(
+    kernels: Kernels, kernel: str, version: int, quiet: float | None = None
+) -> Iterator[Event | None]:
+    """Events from one connection; None where the service says that this is the end."""
+    with kernels.log_stream(kernel, version, quiet) as response:
+        kind = response.headers.get("Content-Type", "")
+        if kind.startswith("text/html"):
+            raise NetworkError("Kaggle's log is a web page; a proxy or a sign-in may be between.")
+        if not kind.startswith("text/event-stream"):
+            yield from logs.parse(response.content.decode("utf-8", "replace"))
+            yield None
+            return
+        for raw in response.iter_lines():
+            line = raw.decode("utf-8", "replace")
+            if not line.startswith("data:"):
+                continue
+            data = line.removeprefix("data:").strip()
+            if data == END:
+                yield None
+                return
+            try:
+                event = logs.read_event(parse_json(data))
+            except ValueError:
+                event = None
+            yield event or Event("stdout", 0.0, data + "\n")
