@@ -14,12 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tools import console, manifest, runs, transfer, verify, watch
+from tools import console, manifest, runs, transfer, verify
 from tools.errors import NetworkError, RefusedError, UserError, VerificationError
 from tools.files import Names, inside, safe, sha256, write_whole
 from tools.kaggle_kernels import Kernels, State
 from tools.kept import matches
 from tools.runs import Run
+from tools.sessions import keep_log
 
 PARTIAL = "PARTIAL.txt"
 FOLDER = "outputs"  # in a run's folder in the ledger
@@ -68,7 +69,7 @@ def fetch(
         VerificationError: there is no believable record; nothing was fetched.
     """
     fetching = _Fetching(kernels, run, state, folder)
-    log = watch.keep_log(run, kernels.log(run.kernel, run.version))
+    log = keep_log(run, kernels.log(run.kernel, run.version))
     wanted = fetching.wanted(include)
     if not overwrite and folder != run.folder / FOLDER:
         fetching.refuse_foreign(wanted, log)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tools import console, destinations, manifest, runs, watch
+from tools import console, destinations, manifest, runs, sessions
 from tools.destinations import Delivery
 from tools.errors import DeadlineError, RunFailedError, ToolsError
 from tools.fetching import FOLDER, PARTIAL, Listing, fetch, list_outputs
@@ -36,13 +36,13 @@ def fetch_outputs(
     """
     run = runs.find(reference)
     chosen, elsewhere = destinations.split(to)
-    kernels = watch.connect()
+    kernels = sessions.connect()
     patterns = [*include, *(LOGS if logs_only else ())]
     if listing:
         show_listing(run, list_outputs(kernels, run), patterns, as_json)
         return
-    watch.refuse_saved_only(run)
-    state = watch.state_of(kernels, run)
+    sessions.refuse_saved_only(run)
+    state = sessions.state_of(kernels, run)
     if not state.ended:
         raise DeadlineError(
             f"{run} is still {state.status}; nothing was fetched.",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools import console, metadata, render, runs, settings, watch
+from tools import console, metadata, render, runs, sessions, settings, watch
 from tools.errors import NetworkError, RefusedError, UserError
 from tools.files import alone, write_whole
 from tools.kaggle_client import Kaggle, NoAccessError, NotFoundError, UncertainError
@@ -77,7 +77,7 @@ def push_and_report(plan: Plan, wait_hours: float | None, json: bool) -> None:
         raise UserError("--no-run leaves nothing to wait for.", "Leave out --no-run or --wait.")
     run = push(plan)
     if wait_hours is not None:
-        watch.report(run, watch.wait(watch.connect(), run, wait_hours), json)
+        watch.report(run, watch.wait(sessions.connect(), run, wait_hours), json)
     elif json:
         console.print_json(run.push)
     else:

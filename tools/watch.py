@@ -8,57 +8,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from tools import console, log_stream, logs, runs, settings
-from tools.errors import DeadlineError, NetworkError, RefusedError, RunFailedError, UserError
-from tools.files import write_whole
-from tools.kaggle_client import Kaggle, NoAccessError, NotFoundError
+from tools import console, log_stream, logs, runs
+from tools.errors import DeadlineError, NetworkError, RefusedError, RunFailedError
+from tools.kaggle_client import NoAccessError, NotFoundError
 from tools.kaggle_kernels import Kernels, State
 from tools.runs import Run
+from tools.sessions import connect, keep_log, running, state_of
 
 UNKNOWN = "UNKNOWN"  # what Kaggle could not be asked
 DENIED = 5  # answers in a row that a run which was seen does not exist, before they are believed
-
-
-def connect() -> Kernels:
-    """A signed-in connection to the kernels, by the project's settings."""
-    return Kernels(Kaggle(settings.load()))
-
-
-def state_of(kernels: Kernels, run: Run) -> State:
-    """What a run is doing, noted in the ledger; QUEUED while Kaggle does not show it yet."""
-    try:
-        state = kernels.state(run.kernel, run.version)
-    except (NotFoundError, NoAccessError):  # Kaggle has said either of what it does not show yet
-        if not run.is_fresh:
-            raise
-        return State("QUEUED")
-    known = (run.status.get("status"), run.status.get("failure"))
-    if known != (state.status, state.failure):
-        runs.record_status(run, state.status, state.failure)
-    return state
-
-
-def running(kernels: Kernels, run: Run) -> State:
-    """What a run is doing that will end some time.
-
-    Raises:
-        UserError: it was saved only, and will not.
-    """
-    refuse_saved_only(run)
-    state = state_of(kernels, run)
-    if state.status == "NEW_SCRIPT" and not run.is_fresh:
-        raise UserError(f"{run} was saved, but Kaggle does not run it.", f"See {run.url} .")
-    return state
-
-
-def refuse_saved_only(run: Run) -> None:
-    """Refuse a version that was pushed not to run.
-
-    Raises:
-        UserError: it was.
-    """
-    if not run.push.get("run", True):
-        raise UserError(f"{run} was saved without running.", "Push it without --no-run.")
 
 
 def show_status(reference: str | None, json: bool) -> None:
@@ -116,15 +74,6 @@ def show_log(reference: str | None, follow: bool, json: bool) -> None:
     if not events:
         hint = "it has ended" if state.ended else "follow it live: tools logs --follow"
         console.note(f"The log of {run} is empty; {hint}.")
-
-
-def keep_log(run: Run, stored: str) -> str:
-    """Write a log, if there is one, into the ledger, as it is and as text; returns the text."""
-    text = logs.decode(logs.parse(stored))
-    if stored:
-        write_whole(run.folder / "log.json", stored)
-        write_whole(run.folder / "log.txt", text)
-    return text
 
 
 def _events(
