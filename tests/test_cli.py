@@ -1,8 +1,11 @@
+import ast
+import graphlib
 import inspect
 import re
 import subprocess
 
 import pytest
+import typer
 
 from tests.project import PROJECT
 from tools.cli import app
@@ -56,6 +59,43 @@ def test_without_arguments_the_help_is_shown(tools):
 
 def test_codes_of_emoji_stay_what_they_are(tools, project):
     assert "There is no folder id:x:5. " in tools("make-dataset", "id:x:5", "out").err
+
+
+PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_documentation_names_commands_options_and_settings_that_there_are(page):
+    commands = typer.main.get_command(app).commands
+    script = (PROJECT / "kernel" / "pix2pix.py").read_text(encoding="utf-8")
+    settings = set(re.findall(r"^    (\w+): \w+ = setting\(", script, re.MULTILINE))
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    wrong = []
+    for name, rest in re.findall(r"(?:`|^|\$ |&& )tools ([a-z][a-z-]+)([^`\n#]*)", text, re.MULTILINE):
+        known = [o for p in commands[name].params for o in p.opts] if name in commands else []
+        flags = re.findall(r"(?<!\S)(--[a-z-]+)", rest.split("&&")[0])
+        wrong += [f"{name} {flag}" for flag in flags if flag not in known]
+        named = re.findall(r"--set (\w+)=", rest) + re.findall(r"--change \"?(\w+)=", rest)
+        wrong += [f"{name}: {each}" for each in named if each not in settings]
+        wrong += [] if name in commands else [name]
+    for rest in re.findall(r"kernel/pix2pix\.py([^`\n#]*)", text):
+        flags = re.findall(r"(?<!\S)--([a-z0-9-]+)", rest)
+        wrong += [f for f in flags if f != "help" and f.replace("-", "_") not in settings]
+    assert wrong == []
+
+
+def test_no_module_needs_itself():
+    needs = {}
+    for path in (PROJECT / "tools").glob("*.py"):
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tools":
+                inner = node.module.partition(".")[2]
+                found |= {inner} if inner else {alias.name for alias in node.names}
+        needs[path.stem] = found
+    order = list(graphlib.TopologicalSorter(needs).static_order())  # fails over a circle
+    assert order[-1] in ("cli", "__main__")
+    assert not [name for name in needs if name != "__main__" and "cli" in needs[name]]
 
 
 def test_every_command_stands_in_the_readme():
