@@ -71,7 +71,9 @@ def test_the_documentation_names_commands_options_and_settings_that_there_are(pa
     settings = set(re.findall(r"^    (\w+): \w+ = setting\(", script, re.MULTILINE))
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     wrong = []
-    for name, rest in re.findall(r"(?:`|^|\$ |&& )tools ([a-z][a-z-]+)([^`\n#]*)", text, re.MULTILINE):
+    for name, rest in re.findall(
+        r"(?:`|^|\$ |&& )tools ([a-z][a-z-]+)([^`\n#]*)", text, re.MULTILINE
+    ):
         known = [o for p in commands[name].params for o in p.opts] if name in commands else []
         flags = re.findall(r"(?<!\S)(--[a-z-]+)", rest.split("&&")[0])
         wrong += [f"{name} {flag}" for flag in flags if flag not in known]

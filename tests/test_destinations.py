@@ -1,5 +1,6 @@
 import os
 import stat
+import time
 
 import pytest
 
@@ -60,6 +61,7 @@ def test_a_folder_gets_every_file_once_and_the_manifest_last(tmp_path, make):
     assert contents(there) == {file.name: file.path.read_bytes() for file in files}
     assert [d.sent for d in first] == [True] * 4
     assert first[-1].name == "run.json"
+    assert stat.S_IMODE((there / "run.json").stat().st_mode) == 0o644
     stamps = {path: path.stat().st_mtime_ns for path in there.rglob("*")}
     again = upload(files, ORIGIN, ready([address], ORIGIN))
     assert [d.sent for d in again] == [False] * 4
@@ -97,15 +99,16 @@ def test_a_file_that_changed_since_it_was_fetched_is_not_sent(tmp_path, make):
     assert not (tmp_path / "kept").exists()
 
 
-@pytest.fixture(params=["with hard links", "without hard links"])
+@pytest.fixture(params=["with hard links and modes", "without them"])
 def kept(tmp_path, monkeypatch, request):
     """A folder on a disk of either kind."""
 
-    def refuse(*_):
+    def refuse(*_, **__):
         raise PermissionError(1, "Operation not permitted")
 
-    if request.param == "without hard links":
+    if request.param == "without them":
         monkeypatch.setattr(os, "link", refuse)
+        monkeypatch.setattr(os, "chmod", refuse)
     return tmp_path / "kept"
 
 
@@ -137,7 +140,6 @@ def test_the_same_file_may_come_from_two_uploads_at_once(make, kept):
     assert deliver(file, ORIGIN, LocalFolder(str(kept)), moved=another).sent
     assert others[0].sent
     assert contents(kept) == {"generator.h5": file.path.read_bytes()}
-    assert stat.S_IMODE((kept / "generator.h5").stat().st_mode) == 0o644
 
 
 def test_a_file_that_vanishes_during_the_upload_is_replaced_all_the_same(make, kept):
@@ -149,6 +151,18 @@ def test_a_file_that_vanishes_during_the_upload_is_replaced_all_the_same(make, k
     before = folder.find("generator.h5")
     folder.put(file, ORIGIN, before, lambda _: there.unlink(missing_ok=True))
     assert contents(kept) == {"generator.h5": file.path.read_bytes()}
+
+
+def test_what_a_killed_upload_left_is_removed_a_day_later(make, kept):
+    (file,) = make({"generator.h5": 100})
+    deliver(file, ORIGIN, LocalFolder(str(kept)))
+    for age, name in ((25, "left"), (1, "going"), (25, "another")):
+        part = kept / f".{'0' * 16 if name == 'another' else file.sha256[:16]}.{name}.part"
+        part.write_bytes(b"half")
+        os.utime(part, (time.time() - age * 3600,) * 2)
+    (kept / "generator.h5").unlink()
+    deliver(file, ORIGIN, LocalFolder(str(kept)))
+    assert sorted(path.name.split(".")[2] for path in kept.glob(".*.part")) == ["another", "going"]
 
 
 def test_only_what_was_stored_is_removed(make, kept):

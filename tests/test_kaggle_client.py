@@ -1,11 +1,12 @@
 import json
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.peers.kaggle import Cut, Drop, Hang, KaggleServer, Lost, Reply
+from tests.peers.kaggle import Cut, Drop, Hang, Hold, KaggleServer, Lost, Reply
 from tools import kaggle_client, patience, settings, transfer
 from tools.errors import NetworkError, RefusedError, SignInError
 from tools.kaggle_client import Kaggle, NoAccessError, NotFoundError, UncertainError
@@ -97,6 +98,33 @@ def test_a_browser_sign_in_that_expires_meanwhile_is_renewed(server, config, bro
     with pytest.raises(SignInError, match="did not accept the credentials"):
         kernels.quota()
     assert len(server.called("GenerateAccessToken")) == 2
+
+
+@pytest.mark.parametrize("fault", [Drop(), Reply(503)])
+def test_a_sign_in_that_cannot_be_renewed_now_is_not_taken_for_a_wrong_one(
+    server, config, browser_sign_in, fault
+):
+    browser_sign_in(server.token)
+    kernels = Kernels(Kaggle(config))
+    server.token = "KGAT_the-next"
+    server.faults["GenerateAccessToken"] = [fault]
+    with pytest.raises(NetworkError, match="could not renew the sign-in"):
+        kernels.quota()
+    assert kernels.quota().allowed == 30
+
+
+def test_two_threads_renew_the_sign_in_once(server, config, browser_sign_in):
+    browser_sign_in(server.token)
+    kernels = Kernels(Kaggle(config))
+    server.token = "KGAT_the-next"
+    hold = Hold()
+    server.faults["GenerateAccessToken"] = [hold]
+    with ThreadPoolExecutor(2) as pool:
+        found = [pool.submit(kernels.quota) for _ in range(2)]
+        server.wait_for("GetAcceleratorQuotaStatistics", 2)
+        hold.let_go.set()
+        assert [future.result(60).allowed for future in found] == [30, 30]
+    assert len(server.called("GenerateAccessToken")) == 1
 
 
 @pytest.mark.parametrize("name", ["VERBOSE", "VERBOSE_OUTPUT"])

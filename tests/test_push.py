@@ -245,15 +245,29 @@ def test_resuming_a_notebook_goes_on_with_the_notebook(tools, server, project):
     assert body["newTitle"] == "Pix2Pix inpainting notebook resumed"
 
 
-def test_a_resumption_that_came_to_nothing_is_tried_again(tools, server, project):
+@pytest.mark.parametrize(
+    ("state", "left", "why"),
+    [
+        # The kernel has copied the checkpoint that it goes on from, before anything can fail.
+        ("ERROR", ["checkpoint.npz"], "failed, and Kaggle attaches only what a completed"),
+        ("CANCEL_ACKNOWLEDGED", [], "failed, and Kaggle attaches only what a completed"),
+        ("COMPLETE", [], "left no checkpoint.npz"),
+    ],
+)
+def test_a_resumption_that_came_to_nothing_is_tried_again(tools, server, project, state, left, why):
     server.on_push = ended
     assert tools("push-kernel", "--set", "steps=777").code == 0
-    server.on_push = failed
+
+    def fail(version):
+        version.states, version.outputs = [state], dict.fromkeys(left, b"PK\x03\x04")
+
+    server.on_push = fail
     assert tools("push-kernel", "--resume").code == 0
     server.on_push = ended
     done = tools("push-kernel", "--resume")
     assert (done.code, done.out) == (0, f"{KERNEL}-resumed/v2\n")
-    assert f"{KERNEL}-resumed v1 left no checkpoint.npz; it went on from {KERNEL} v1" in done.err
+    assert f"{KERNEL}-resumed v1 {why}" in done.err
+    assert f"It went on from {KERNEL} v1.\nGoing on from {KERNEL} v1." in done.err
     assert server.called("SaveKernel")[-1]["kernelDataSources"] == [KERNEL]
     assert runs.find().push["overrides"]["steps"] == 777
 
@@ -264,10 +278,59 @@ def test_a_resumption_that_still_runs_is_not_doubled(tools, server, project):
     server.on_push = lambda version: setattr(version, "states", ["RUNNING"])
     assert tools("push-kernel", "--resume").code == 0
     done = tools("push-kernel", "--resume")
-    assert (done.code, f"{KERNEL}-resumed v1 has not ended" in done.err) == (1, True)
+    told = f"{KERNEL}-resumed v1 has not ended. Wait for it: tools wait {SLUG}-resumed/v1"
+    assert (done.code, told in done.err) == (1, True)
     done = tools("push-kernel")
     assert (done.code, f"{KERNEL}-resumed v1 is still RUNNING" in done.err) == (1, True)
     assert len(server.called("SaveKernel")) == 2
+
+
+def test_a_resumption_on_another_machine_is_seen_to_run(tools, server, project):
+    server.add_version(KERNEL, states=["COMPLETE"])
+    server.add_version(f"{KERNEL}-resumed", states=["RUNNING"])
+    done = tools("push-kernel")
+    assert (done.code, f"{KERNEL}-resumed v1 is still RUNNING. Stop it" in done.err) == (1, True)
+
+
+def test_which_training_is_newer_is_not_guessed(tools, server, project):
+    for name in (KERNEL, f"{KERNEL}-resumed"):
+        server.add_version(name, states=["COMPLETE"], outputs={"checkpoint.npz": b"PK"})
+    done = tools("push-kernel", "--resume")
+    assert (done.code, server.called("SaveKernel")) == (1, [])
+    assert f"does not tell which was pushed last, {KERNEL} v1 or {KERNEL}-resumed v1" in done.err
+    runs.record_push(f"{KERNEL}-resumed", 1, resumed_from=f"{KERNEL}/v1")
+    assert tools("push-kernel", "--resume").out == f"{KERNEL}/v2\n"
+
+
+def test_a_version_that_was_only_saved_does_not_hide_the_last_training(tools, server, project):
+    server.on_push = ended
+    assert tools("push-kernel").code == 0
+    assert tools("push-kernel", "--resume").code == 0
+    assert tools("push-kernel", "--no-run").out == f"{KERNEL}/v2\n"
+    assert tools("push-kernel", "--resume").out == f"{KERNEL}/v3\n"
+    assert server.called("SaveKernel")[-1]["kernelDataSources"] == [f"{KERNEL}-resumed"]
+
+
+def test_what_a_refused_first_resumption_left_does_not_keep_from_the_next(tools, server, project):
+    server.on_push = ended
+    assert tools("push-kernel").code == 0
+    server.faults["GetKernel"] = [None, Reply(500)]
+    done = tools("push-kernel", "--resume")
+    assert (done.code, done.out) == (0, f"{KERNEL}-resumed/v1\n"), done.err
+    assert len(server.called("GetKernel")) == 4
+
+
+def test_a_resumption_that_kaggle_named_otherwise_is_gone_on_with(tools, server, project):
+    server.on_push = ended
+    assert tools("push-kernel").code == 0
+    server.save_extra = {"url": f"https://www.kaggle.com/code/{KERNEL}-resumed-jcg6h"}
+    assert tools("push-kernel", "--resume").out == f"{KERNEL}-resumed-jcg6h/v1\n"
+    server.kernels[f"{KERNEL}-resumed-jcg6h"] = server.kernels.pop(f"{KERNEL}-resumed")
+    server.save_extra = {}
+    assert tools("push-kernel", "--resume").out == f"{KERNEL}/v2\n"
+    assert server.called("SaveKernel")[-1]["kernelDataSources"] == [f"{KERNEL}-resumed-jcg6h"]
+    assert tools("push-kernel", "--resume").out == f"{KERNEL}-resumed-jcg6h/v2\n"
+    assert server.called("SaveKernel")[-1]["newTitle"] == "Pix2Pix inpainting resumed jcg6h"
 
 
 def test_what_a_failed_version_left_is_not_attached(tools, server, project):
@@ -317,7 +380,7 @@ def test_resuming_what_has_done_all_its_steps_takes_more_of_them(tools, server, 
 
 
 def test_resuming_without_a_checkpoint_is_a_mistake(tools, server, project):
-    server.add_version(KERNEL, states=["ERROR"], outputs={"training_log.csv": b"1"})
+    server.add_version(KERNEL, states=["COMPLETE"], outputs={"training_log.csv": b"1"})
     done = tools("push-kernel", "--resume")
     assert done.code == 1
     assert f"{KERNEL} v1 left no checkpoint.npz" in done.err
@@ -355,10 +418,6 @@ def ended(version):
     version.states, version.outputs = ["COMPLETE"], {"checkpoint.npz": b"PK\x03\x04"}
 
 
-def failed(version):
-    version.states = ["ERROR"]
-
-
 def test_an_equal_version_from_before_is_not_taken_for_the_push_that_was_lost(
     tools, server, project
 ):
@@ -379,7 +438,8 @@ def test_another_version_meanwhile_is_not_taken_for_the_push_that_was_lost(tools
     done = tools("push-kernel")
     assert done.code == 6
     assert "It is not known whether Kaggle took it" in done.err
-    assert len(server.called("GetKernel")) == 2
+    named = [body["kernelSlug"] for body in server.called("GetKernel")]
+    assert named == [SLUG, f"{SLUG}-resumed", SLUG]
 
 
 def test_the_projects_channel_order_and_scale_are_pushed(tools, server, project):
@@ -490,7 +550,7 @@ def test_the_kernel_that_kaggle_made_is_the_one_in_the_ledger(tools, server, pro
     server.save_extra = {"url": url}
     done = tools("push-kernel")
     assert (done.code, done.out) == (0, f"{kernel}/v1\n")
-    assert ("let id and title say pix2pix-inpainting-jcg6h" in done.err) == (kernel != KERNEL)
+    assert ("the next push goes there as well" in done.err) == (kernel != KERNEL)
     assert runs.find().url == f"https://www.kaggle.com/code/{kernel}"
 
 
@@ -505,6 +565,17 @@ def test_a_title_that_grows_too_long_is_a_mistake(tools, server, project):
     done = tools("push-kernel", "--notebook")
     assert (done.code, server.called("SaveKernel")) == (1, [])
     assert "is longer than Kaggle's 50 characters. Shorten title and id" in done.err
+    done = tools("push-kernel")
+    assert (done.code, "leaves no room for --resume, which adds '-resumed'" in done.err) == (0, 1)
+
+
+@pytest.mark.parametrize("slug", ["pix2pix-resumed", "pix2pix-notebook"])
+def test_an_id_that_resuming_would_make_is_a_mistake(tools, server, project, slug):
+    path = project / "kernel-metadata.json"
+    metadata = json.loads(path.read_text()) | {"title": slug.replace("-", " "), "id": slug}
+    path.write_text(json.dumps(metadata))
+    done = tools("push-kernel")
+    assert (done.code, "ends as those do that --resume and --notebook make" in done.err) == (1, 1)
 
 
 def test_two_pushes_at_once_run_one_session(server, project, python):

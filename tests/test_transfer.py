@@ -55,6 +55,15 @@ def test_a_cut_download_goes_on_by_range(server, fetch, tmp_path):
     assert os.listdir(tmp_path) == ["model.h5"]
 
 
+def test_a_storage_without_ranges_that_always_breaks_off_is_given_up(server, fetch):
+    get = server.storage.get
+    server.storage.get = lambda token, headers: get(token, {})
+    server.faults["download"] = [Cut(100_000)] * 300
+    with pytest.raises(NetworkError, match="model.h5 did not arrive: the connection broke off"):
+        fetch()
+    assert server.faults["download"]
+
+
 def test_an_interrupted_program_goes_on_by_range(server, fetch, tmp_path):
     server.faults["download"] = [Cut(100_000)] + [Reply(500)] * 200
     with pytest.raises(NetworkError, match="model.h5 did not arrive: the storage answered 500"):

@@ -6,12 +6,13 @@ interrupted one began. What is sent counts as stored once the service's own chec
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
@@ -74,7 +75,9 @@ class LocalFolder:
         path = self._folder / file.name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+            mine = f".{file.sha256[:16]}."
+            _sweep(path.parent, mine)
+            handle, name = tempfile.mkstemp(prefix=mine, suffix=".part", dir=path.parent)
             part = Path(name)
             try:
                 with os.fdopen(handle, "wb") as target, file.path.open("rb") as source:
@@ -86,7 +89,8 @@ class LocalFolder:
                 stored = self._stored(part)
                 if not stored.holds(file):
                     raise CorruptedError
-                part.chmod(0o644)
+                with contextlib.suppress(OSError):  # a disk without modes
+                    part.chmod(0o644)
                 if there is not None and self.find(file.name) == there:
                     os.replace(part, path)
                 elif not _name(part, path) and not self._stored(path).holds(file):
@@ -114,18 +118,24 @@ class LocalFolder:
         return Stored(where=str(path), size=path.stat().st_size, digests=digests)
 
 
+def _sweep(folder: Path, prefix: str) -> None:
+    """Remove what uploads of the same file left that were killed a day ago or earlier."""
+    for part in folder.glob(f"{prefix}*.part"):
+        with contextlib.suppress(OSError):
+            if time.time() - part.stat().st_mtime > 24 * 3600:
+                part.unlink()
+
+
 def _name(part: Path, path: Path) -> bool:
     """Give ``part`` the name ``path``, unless another file has it."""
     try:
-        try:
-            os.link(part, path)
-        except FileExistsError:
-            raise
-        except OSError:  # a disk without hard links
-            path.open("x").close()
-            os.replace(part, path)
+        os.link(part, path)
     except FileExistsError:
         return False
+    except OSError:  # a disk without hard links: for a moment another may come first
+        if os.path.lexists(path):
+            return False
+        os.rename(part, path)
     return True
 
 
@@ -306,7 +316,7 @@ def show(deliveries: Sequence[Delivery], title: str) -> None:
     )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _row(bar: Progress, whole: TaskID, title: str, size: int) -> Iterator[Moved]:
     """One file's row for as long as it is on the way."""
     row = bar.add_task(title, total=size)

@@ -81,7 +81,9 @@ def fetch(
     if state.status == "COMPLETE" and _is_mark(folder / PARTIAL, run):
         (folder / PARTIAL).unlink()  # of a failed version that lay here
     if fetching.record and fetching.record.get("status") == "stopped":
-        console.note("Training was stopped early; go on with it: tools push-kernel --resume")
+        notebook = " --notebook" if (run.folder / "kernel.ipynb").is_file() else ""
+        again = f"tools push-kernel{notebook} --resume"
+        console.note(f"Training was stopped early; go on with it: {again}")
     return _present(folder, fetching.known.values()), failure
 
 

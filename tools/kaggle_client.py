@@ -13,6 +13,7 @@ import io
 import operator
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,6 +55,7 @@ class Kaggle:
 
     def __init__(self, settings: Settings, pauses: patience.Patience | None = None) -> None:
         self.settings = settings
+        self._renewing = threading.Lock()
         self.patience = pauses or patience.Patience(settings.retry_seconds)
         self._api = _api_class()(settings)
         said = io.StringIO()
@@ -125,13 +127,14 @@ class Kaggle:
         pauses, renewed = self.patience.fresh(), False
         while True:
             response, sent, problem = None, True, ""
+            token = self._api.config_values.get("token")
             try:
                 with self._api.build_kaggle_client() as client:
                     return ask(client)
             except requests.HTTPError as failure:
                 response = failure.response
                 code = response.status_code if response is not None else 0
-                if code == 401 and not renewed and self._renew_sign_in():
+                if code == 401 and not renewed and self._renew_sign_in(token):
                     renewed = True
                     continue
                 if code not in patience.PASSING and (repeatable or code < 500):
@@ -180,20 +183,37 @@ class Kaggle:
             return NoAccessError(message, "The name may be wrong, or belong to somebody else.")
         return NotFoundError(message) if code == 404 else RefusedError(message)
 
-    def _renew_sign_in(self) -> bool:
-        """Take a new access token, if the user signed in by the browser: each lives 12 hours."""
+    def _renew_sign_in(self, expired: str | None) -> bool:
+        """Take a new access token, if the user signed in by the browser: each lives 12 hours.
+
+        Raises:
+            NetworkError: Kaggle could not be reached for it.
+        """
+        import requests
         from kagglesdk import KaggleCredentials
 
         values = self._api.config_values
         if values.get("auth_method") != "OAUTH":
             return False
-        expired = values.pop("token")  # what asks for the next one goes without
-        with contextlib.suppress(OSError, AttributeError, KeyError, TypeError, ValueError):
-            with self._api.build_kaggle_client() as client:
-                credentials = KaggleCredentials.load(client=client)
-                credentials.refresh_access_token()
-            values["token"] = credentials.get_access_token()
-        return values.setdefault("token", expired) != expired
+        with self._renewing:
+            if values["token"] != expired:
+                return True  # another thread was first
+            try:
+                with self._api.build_kaggle_client() as client:
+                    client.http_client()._session.auth = None
+                    credentials = KaggleCredentials.load(client=client)
+                    credentials.refresh_access_token()
+                values["token"] = credentials.get_access_token()
+            except (AttributeError, KeyError, TypeError, ValueError):
+                return False  # the file has gone, or the answer makes no sense
+            except requests.HTTPError as refusal:
+                if refusal.response is not None and refusal.response.status_code < 500:
+                    return False
+                raise NetworkError(f"Kaggle could not renew the sign-in: {refusal}.") from refusal
+            except patience.BROKEN as failure:
+                words = patience.reason(failure)
+                raise NetworkError(f"Kaggle could not renew the sign-in: {words}.") from failure
+            return values["token"] != expired
 
     def _redacted(self, text: str) -> str:
         from kagglesdk import get_access_token_from_env

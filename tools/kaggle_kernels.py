@@ -106,11 +106,11 @@ class Kernels:
             },
         )
 
-    def newest(self, kernel: str) -> tuple[int, str] | None:
+    def newest(self, kernel: str, once: bool = False) -> tuple[int, str] | None:
         """Number and source of a kernel's newest version; None where there is no such kernel.
 
         Raises:
-            NetworkError: Kaggle does not say, as of what a refused first push leaves behind.
+            NetworkError: Kaggle does not say; it was asked no second time if only ``once``.
         """
         owner, slug = kernel.split("/")
         try:
@@ -118,6 +118,7 @@ class Kernels:
                 f"looking for {kernel}",
                 f"{API}.get_kernel",
                 ApiGetKernelRequest,
+                once=once,
                 user_name=owner,
                 kernel_slug=slug,
             )

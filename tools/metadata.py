@@ -161,6 +161,8 @@ def _value_problems(found: dict[str, Any], folder: Path) -> Iterator[str]:
     slug = found["id"].rpartition("/")[2]
     if not re.fullmatch(rf"([A-Za-z0-9_-]+/)?{_SLUG}", found["id"]) or not 5 <= len(slug) <= 50:
         yield f"id {found['id']!r} should be a slug of 5 to 50 letters, digits and hyphens"
+    elif slug.endswith(("-resumed", "-notebook")):
+        yield f"id {found['id']!r} ends as those do that --resume and --notebook make"
     elif title_slug(found["title"]) != slug:
         yield (
             f"the title {found['title']!r} makes the slug {title_slug(found['title'])!r}, "

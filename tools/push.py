@@ -19,7 +19,7 @@ from tools.kaggle_kernels import Kernels, Pushed, Quota
 from tools.metadata import CPU, TITLE_LENGTH, Metadata
 from tools.runs import Run
 from tools.settings import Settings
-from tools.versions import INPUT, Version, newest, refuse_while_running, sibling, to_go_on_from
+from tools.versions import INPUT, RESUMED, Version, Versions
 
 MARGIN_HOURS = 0.25
 DEFAULT_PRESET = "best"
@@ -114,15 +114,12 @@ def push(plan: Plan) -> Run:
 def _push(
     plan: Plan, project: Project, configured: Configured | None, kernels: Kernels, kernel: str
 ) -> tuple[Run, Pushed]:
-    before = to_go_on_from(kernels, kernel) if plan.resume else None
+    versions = Versions(kernels, kernel)
+    before = versions.to_go_on_from() if plan.resume else None
     earlier = before.run if before else None
-    if before and before.kernel == kernel:
-        kernel = sibling(kernel)
-    found = newest(kernels, kernel)
-    known = [run for run in runs.every() if run.kernel in (kernel, sibling(kernel))]
-    previous = max([found or 0, *(run.version for run in known if run.kernel == kernel)])
+    last = versions.other(before) if before else versions.first
     if not plan.no_run and not plan.force:
-        refuse_while_running(kernels, kernel, previous, known)
+        versions.refuse_while_running()
     overrides, effective = configured or project.configure(plan, earlier)
     if earlier:
         _refuse_another_run(effective, earlier, plan)
@@ -133,18 +130,20 @@ def _push(
     rendered = render.render(project.source, overrides)
     text = render.notebook(rendered) if plan.notebook else rendered
 
-    request = _request(plan, project, kernel, before, text)
-    pushed = _send(kernels, kernel, text, request, math.inf if found is None else previous)
+    request = _request(plan, project, last.kernel, before, text)
+    pushed = _send(kernels, last, text, request)
     console.note(f"Pushed {pushed.kernel} v{pushed.version}: {pushed.url}")
     if quota:
         ends = "; training ends before" if _usable(quota) < plan.timeout else ""
         console.note(f"{quota.left:.1f} h of GPU time are left this week{ends}.")
-    if pushed.kernel != kernel:
-        slug = pushed.kernel.split("/")[1]
-        console.note(f"Kaggle did not name it {kernel}: let id and title say {slug}.")
+    if pushed.kernel != last.kernel:
+        console.note(f"Kaggle did not name it {last.kernel}; the next push goes there as well.")
+    if not plan.resume and len(_title(project.meta, last.kernel)) > TITLE_LENGTH - len(RESUMED):
+        console.note(f"Its title leaves no room for --resume, which adds {RESUMED!r}: shorten it.")
     run = runs.record_push(
         pushed.kernel,
         pushed.version,
+        asked=last.asked,
         url=pushed.url,
         script_sha256=hashlib.sha256(text.encode()).hexdigest(),
         overrides=overrides,
@@ -152,7 +151,7 @@ def _push(
         config=effective.all and effective.all | {"time_budget": overrides["time_budget"]},
         accelerator=project.meta.machine_shape,
         run=not plan.no_run,
-        resumed_from=f"{before.kernel}/v{before.number}" if before else None,
+        resumed_from=before.reference if before else None,
     )
     write_whole(run.folder / ("kernel.ipynb" if plan.notebook else "kernel.py"), text)
     return run, pushed
@@ -160,13 +159,13 @@ def _push(
 
 def _set(plan: Plan, before: Run | None) -> dict[str, Any]:
     """What the user sets, now or for the version that is gone on with."""
-    earlier = before.push.get("set", {}) if before else {}
+    earlier = (before.push.get("set") or {}) if before else {}
     return {**earlier, **render.parse_settings(plan.settings)}
 
 
 def _overrides(plan: Plan, config: Settings, meta: Metadata, before: Run | None) -> dict[str, Any]:
     """The settings to render; what the user sets stands above what follows from the plan."""
-    preset = before.push.get("overrides", {}).get("preset") if before else None
+    preset = (before.push.get("overrides") or {}).get("preset") if before else None
     overrides = {
         "preset": plan.preset or preset or DEFAULT_PRESET,
         "channel_order": config.channel_order,
@@ -242,7 +241,7 @@ def _refuse_another_run(effective: render.Config, before: Run, plan: Plan) -> No
             f"{before} has done all its {before.outputs.get('steps')} steps.",
             "Go on with more: --set steps=NUMBER",
         )
-    began = before.push.get("config", {})
+    began = before.push.get("config") or {}
     for name, value in effective.run.items():
         if began and began.get(name) != value:
             raise UserError(
@@ -284,12 +283,13 @@ def _usable(quota: Quota | None) -> float:
     return unused if unused > 0.1 else math.inf
 
 
-def _send(
-    kernels: Kernels, kernel: str, text: str, request: dict[str, Any], previous: float
-) -> Pushed:
-    """Push. An answer that was lost, as by Ctrl-C, is made up for by looking at what Kaggle has."""
+def _send(kernels: Kernels, last: Version, text: str, request: dict[str, Any]) -> Pushed:
+    """Push after the ``last`` version.
+
+    An answer that was lost, as by Ctrl-C, is made up for by looking at what Kaggle has.
+    """
     uncertain: BaseException | None = None
-    page = f"https://www.kaggle.com/code/{kernel}"
+    kernel, page = last.kernel, f"https://www.kaggle.com/code/{last.kernel}"
     pushed = Pushed(kernel, page, 0, "", {})
     try:
         pushed = kernels.save(**request)
@@ -307,7 +307,7 @@ def _send(
     if pushed.version:
         return pushed
     number, source = kernels.newest(kernel) or (0, "")
-    if number > previous and source.split() == text.split():
+    if last.told and number > last.number and source.split() == text.split():
         return dataclasses.replace(pushed, version=number)
     raise uncertain or RefusedError(
         f"Kaggle gave no version number for {kernel}.", f"Look at {page} ."

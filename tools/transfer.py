@@ -155,13 +155,14 @@ def download(
     label = label or target.name
     with storage_session(settings) as session:
         source = Source(session, address, settings, label, patience)
-        part = None
+        part, furthest = None, 0
         while part is None:
             try:
-                part, arrived = _receive(source, target, advance)
+                part, reached = _receive(source, target, advance)
             except OSError as failure:
                 raise UserError(f"{target} cannot be written: {failure.strerror}.") from failure
-            if arrived:
+            if reached > furthest:
+                furthest = reached
                 source.renew()
             if part is None:
                 source.pause()
@@ -175,7 +176,7 @@ def download(
 
 
 def _receive(source: Source, target: Path, advance: Advance) -> tuple[Path | None, int]:
-    """One request. Returns the part file if it is whole now, and the bytes that arrived."""
+    """One request. Returns the part file if it is whole now, and how many bytes are there."""
     found = list(target.parent.glob(f".{glob.escape(target.name)}.{'?' * 12}.part"))
     part = found[0] if len(found) == 1 else None
     start = part.stat().st_size if part is not None else 0
@@ -205,11 +206,11 @@ def _receive(source: Source, target: Path, advance: Advance) -> tuple[Path | Non
                     advance(len(chunk))
             except BROKEN:
                 advance(-start - arrived)
-                return None, arrived
+                return None, start + arrived
         if total is not None and start + arrived < total:
             advance(-start - arrived)
-            return None, arrived
-        return kept, arrived
+            return None, start + arrived
+        return kept, start + arrived
 
 
 def _length(response: requests.Response) -> int | None:
