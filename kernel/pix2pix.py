@@ -169,8 +169,8 @@ class Config:
     warmup: int = setting(0, "Steps over which the learning rate rises from 0 to the cosine.",
         low=0)
     clip_norm: float = setting(0.0, "Largest norm of a network's gradient; 0: any.", low=0)
-    ema: float = setting(0.0, "Decay of the averaged weights that predict; 0: the last weights.",
-        low=0, high=0.99999)
+    ema: float = setting(0.0, "Decay of the averaged weights that predict, at most "
+        "(1 + step) / (10 + step); 0: the last weights.", low=0, high=0.99999)
     # Speed
     precision: str = setting("float32", "Of the networks' arithmetic; auto takes what the GPU is "
         "made for, float32 on a CPU.",
@@ -227,6 +227,11 @@ class Config:
                     raise UserError(f"{f.name} = {value!r}: give at least {meta['low']}.")
                 if meta["high"] is not None and value > meta["high"]:
                     raise UserError(f"{f.name} = {value!r}: give at most {meta['high']}.")
+        if self.jpeg and self.jitter > SIDE:
+            raise UserError(
+                f"jitter = {self.jitter}: with jpeg the holes are in the photo before it would be "
+                f"enlarged: give jitter {SIDE}, or switch jpeg off."
+            )
         if self.generator == "pix2pix" and self.depth < 4:
             raise UserError(f"depth = {self.depth}: generator pix2pix takes at least 4.")
         step = max(8, 32 // self.patch)
@@ -637,13 +642,19 @@ class MaskedFiles:
 
 
 def free_memory() -> int:
-    """Memory that is free for use, bytes."""
+    """Memory that is free for use, bytes: the machine's, or what a container still may take."""
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             amounts = dict(line.split(":") for line in lines)
-        return int(amounts["MemAvailable"].split()[0]) * 1024
+        free = int(amounts["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError):
-        return 4 << 30
+        free = 4 << 30
+    group = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError, KeyError):  # there may be no limit
+        most, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        kept = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        free = min(free, most - used + int(kept["inactive_file"]))
+    return free
 
 
 def choose_cache(cache: str, count: int, memory: int, disk: int) -> str:
@@ -1361,14 +1372,17 @@ class SmallTranspose(keras.layers.Conv2DTranspose):
 
 
 def stock_layers(network: keras.Model) -> keras.Model:
-    """Copy a network into layers of Keras alone, which load without this script."""
+    """Copy a network into float32 layers of Keras alone: it loads anywhere, without this script."""
 
     def copied(layer: keras.layers.Layer) -> keras.layers.Layer:
         small = isinstance(layer, SmallTranspose)
         kind = keras.layers.Conv2DTranspose if small else type(layer)
-        return kind.from_config(layer.get_config())
+        return kind.from_config(layer.get_config() | {"dtype": "float32"})
 
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
     copy = keras.models.clone_model(network, clone_function=copied)
+    keras.config.set_dtype_policy(policy)
     copy.set_weights(network.get_weights())
     return copy
 
@@ -1447,7 +1461,10 @@ def cross_entropy(is_real: float, logits: tf.Tensor) -> tf.Tensor:
 
 
 def mean_error(config: Config, error: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """Mean of an error [n, 256, 256, 3] over the image, or over the values of its holes."""
+    """Mean of an error [n, 256, 256, 3] over the image, or over the values of its holes.
+
+    Holes count by their size, so that replicas agree: where they overlap or repeat, it is smaller.
+    """
     if config.loss_region == "image":
         return tf.reduce_mean(error)
     holes = 2 * config.hole_pairs if config.holes == "random" else 2
@@ -1550,8 +1567,8 @@ class FusedAdam(keras.optimizers.Adam):
     needs the others, and XLA may compile it whole.
     """
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
         self._iterations.value._aggregation = tf.VariableAggregation.NONE
 
     def _backend_update_step(
@@ -1655,6 +1672,17 @@ class Muon(FusedAdam):
         return sum(5 * 2 * (2 * short**2 * long + short**3) for short, long in shapes)
 
 
+@functools.cache
+def xla_works() -> bool:
+    """Whether XLA can compile for this machine's GPU; not all images have what it takes."""
+    try:
+        tf.function(lambda x: x**1.5, jit_compile=True)(tf.ones(8))
+    except tf.errors.OpError as failure:
+        say(f"XLA does not work here ({failure.message.splitlines()[0]}): going on without it")
+        return False
+    return True
+
+
 def predictor(config: Config) -> str:
     """How the names of the variables begin with which a run predicts."""
     return "averaged/" if config.ema else "generator/"
@@ -1673,7 +1701,7 @@ class Pix2Pix:
         keras.config.set_dtype_policy(precision_policy(config))
         with self.strategy.scope():
             self._build(config)
-        self._compile(config.xla == "on" or (config.xla == "auto" and bool(gpus())))
+        self._compile(config.xla == "on" or (config.xla == "auto" and bool(gpus()) and xla_works()))
         self.train_step = tf.function(self._train_step)
         self.train_steps = tf.function(self._train_steps)
         self.forward = tf.function(self._forward, reduce_retracing=True)
@@ -1701,7 +1729,7 @@ class Pix2Pix:
         whole, several = xla and self.replicas == 1, xla and self.replicas > 1
         parts = {
             "gradients": several and not norms,
-            "update": several and not (scaled and self.strategy.extended._use_merge_call()),
+            "update": several and (not scaled or bool(gpus())),
         }
         named = " and ".join(f"the {part}" for part, apart in parts.items() if apart)
         self.compiled = "the step" if whole else named or "nothing"
@@ -1726,7 +1754,8 @@ class Pix2Pix:
                 warmup_steps=config.warmup,
             )
         muon = config.optimizer == "muon" and generates
-        optimizer = (Muon if muon else FusedAdam)(rate, config.beta_1, config.beta_2)
+        kind, clip = Muon if muon else FusedAdam, config.clip_norm or None
+        optimizer = kind(rate, config.beta_1, config.beta_2, global_clipnorm=clip)
         if precision_policy(config) == "mixed_float16":
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         optimizer.build(network.trainable_variables)
@@ -1766,7 +1795,7 @@ class Pix2Pix:
     def _update(self, gradients: dict[str, list[tf.Tensor]]) -> None:
         """Update all networks by the gradients of the whole batch."""
         for name, optimizer in self.optimizers.items():
-            self._apply(optimizer, gradients[name], self.networks[name].trainable_variables)
+            optimizer.apply(gradients[name], self.networks[name].trainable_variables)
         if self.config.ema:
             # The average starts short, so that it does not remember the first weights.
             optimizer = self.optimizers["generator"]
@@ -1805,16 +1834,6 @@ class Pix2Pix:
             for name in self.optimizers
         }
         return tf.stack([gen, gan, l1, l2, disc]), gradients
-
-    def _apply(
-        self, optimizer: keras.optimizers.Optimizer, gradients: list[Any], variables: list[Any]
-    ) -> None:
-        """Apply gradients after clipping them."""
-        if self.config.clip_norm:
-            largest = optimizer.scale_loss(tf.constant(self.config.clip_norm))
-            share = tf.minimum(1.0, largest / (tf.linalg.global_norm(gradients) + 1e-12))
-            gradients = [g * share for g in gradients]
-        optimizer.apply(gradients, variables)
 
     def total(self, value: float) -> float:
         """Sum of a value over all replicas; the processes of a cluster must ask together."""
@@ -2195,6 +2214,7 @@ def refuse_another_run(config: Config, file: Path, remedy: str) -> None:
             there = read_record(file)["config"]
         else:
             there = json.loads(file.read_text(encoding="utf-8"))["config"]
+        there = {f.name: f.default for f in fields(Config)} | there  # of before a setting came
         different = {k: v for k, v in config.settings(session=False).items() if there.get(k) != v}
     except UserError:
         raise
@@ -2264,9 +2284,8 @@ def learned_names(checkpoint: Path, dataset: Dataset) -> set[str]:
 
 def earlier_run(checkpoint: Path) -> tuple[Config, Path]:
     """Settings of the run of a checkpoint, and the file of the weights that it predicts with."""
-    settings = read_record(checkpoint)["config"]
-    known = {f.name for f in fields(Config)}
-    earlier = make_config({k: v for k, v in settings.items() if k in known})
+    settings, known = read_record(checkpoint)["config"], {f.name for f in fields(Config)}
+    earlier = Config(**{name: value for name, value in settings.items() if name in known})
     best = checkpoint.with_name("best.npz")
     return earlier, best if earlier.export == "best" and best.exists() else checkpoint
 
@@ -2702,8 +2721,10 @@ def check_finite(losses: np.ndarray, step: int, checkpoint: Path) -> None:
 
 def diverged(what: str, checkpoint: Path) -> UserError:
     """Make the error of a training that has left the finite numbers."""
-    kept = f" ({checkpoint} is from before)" if checkpoint.exists() else ""
-    return UserError(f"{what} are not finite{kept}: lower learning_rate or the loss weights.")
+    remedy = "start anew with a lower learning_rate or lower loss weights"
+    if checkpoint.exists() and keras.config.dtype_policy().name == "mixed_float16":
+        remedy = f"go on from {checkpoint} with --precision float32, or {remedy}"
+    return UserError(f"{what} are not finite: {remedy}.")
 
 
 def forward_flops(network: keras.Model) -> int:
@@ -2778,7 +2799,7 @@ def save_networks(model: Pix2Pix, out: Path) -> None:
     write_whole(out / "generator.h5", generator.save)
     write_whole(out / "generator.keras", generator.save)
     if "discriminator" in model.networks:
-        write_whole(out / "discriminator.h5", model.networks["discriminator"].save)
+        write_whole(out / "discriminator.h5", stock_layers(model.networks["discriminator"]).save)
 
 
 OUTPUTS = (  # what a run writes beside TensorBoard's events, before run.json
@@ -2842,7 +2863,10 @@ def run_session(config: Config, stop: Stop) -> None:
     for what, told in (("versions", using), ("device", machine), ("config", config.__dict__)):
         say(f"{what}: {json.dumps(told)}")
     if config.require_gpu and not machine["gpus"]:
-        raise UserError("require_gpu is set and TensorFlow sees no GPU: choose an accelerator.")
+        raise UserError(
+            "require_gpu is set and TensorFlow sees no GPU: choose an accelerator, or let "
+            "TF_CPP_MIN_LOG_LEVEL=0 tell why it sees none."
+        )
     with contextlib.suppress(RuntimeError):  # a notebook has computed something before
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)

@@ -87,10 +87,53 @@ def test_a_gradient_longer_than_clip_norm_is_scaled_to_it_and_a_shorter_one_is_l
             drawn = [rng.normal(size=v.shape).astype(np.float32) for v in variables]
             length = np.sqrt(sum(np.sum(np.square(g, dtype=np.float64)) for g in drawn))
             gradients = [tf.constant(g * np.float32(norm / length)) for g in drawn]
-            model._apply(model.optimizers["generator"], gradients, variables)
+            model.optimizers["generator"].apply(gradients, variables)
         weights.append(model.generator.get_weights())
     for clipped, scaled in zip(*weights, strict=True):
         assert np.allclose(clipped, scaled, atol=1e-5)
+
+
+@pytest.fixture
+def half(pix2pix):
+    """A model in float16; the policy is put back."""
+    yield pix2pix.Pix2Pix(small(pix2pix, precision="float16", ema=0.9))
+    keras.config.set_dtype_policy("float32")
+
+
+def test_a_network_that_was_trained_in_half_precision_computes_in_float32_elsewhere(
+    pix2pix, half, tmp_path
+):
+    pix2pix.save_networks(half, tmp_path)
+    assert keras.config.dtype_policy().name == "mixed_float16"
+    keras.config.set_dtype_policy("float32")  # as it is where somebody loads them
+    for name in ("generator.h5", "generator.keras"):
+        loaded = keras.models.load_model(tmp_path / name, compile=False)
+        assert {layer.compute_dtype for layer in loaded._flatten_layers()} == {"float32"}
+        weights = zip(loaded.get_weights(), half.averaged.get_weights(), strict=True)
+        assert all(np.array_equal(*pair) for pair in weights)
+
+
+def test_what_to_do_about_a_training_that_diverged_in_float16(pix2pix, half, tmp_path):
+    checkpoint = tmp_path / "checkpoint.npz"
+    assert "start anew with a lower learning_rate" in str(pix2pix.diverged("x", checkpoint))
+    checkpoint.touch()
+    assert f"go on from {checkpoint} with --precision float32" in str(
+        pix2pix.diverged("x", checkpoint)
+    )
+
+
+def test_an_image_without_what_xla_takes_trains_without_it(pix2pix, monkeypatch, capsys):
+    assert pix2pix.xla_works()
+    pix2pix.xla_works.cache_clear()
+
+    def fail(*_, **__):
+        raise tf.errors.InternalError(None, None, "libdevice not found at ./libdevice.10.bc\nmore")
+
+    monkeypatch.setattr(tf, "function", lambda *_, **__: fail)
+    assert not pix2pix.xla_works()
+    pix2pix.xla_works.cache_clear()
+    told = "XLA does not work here (libdevice not found at ./libdevice.10.bc): going on without it"
+    assert capsys.readouterr().out.strip() == told
 
 
 def test_a_prediction_does_not_depend_on_the_rest_of_its_batch(pix2pix, validation):

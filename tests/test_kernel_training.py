@@ -375,6 +375,21 @@ def test_a_run_of_other_settings_is_not_gone_on_with(run_kernel, finished, sampl
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_a_run_from_before_a_setting_came_is_gone_on_with(
+    pix2pix, run_kernel, finished, sample, tmp_path
+):
+    out = shutil.copytree(finished, tmp_path / "out")
+    with np.load(out / "checkpoint.npz") as arrays:
+        about = json.loads(arrays["about"].tobytes())
+        del about["config"]["jpeg"], about["config"]["start_from"]
+        kept = {name: arrays[name] for name in arrays.files if name != "about"}
+    pix2pix.save_arrays(out / "checkpoint.npz", kept, about)
+    code, printed, error = run_kernel("--data", sample, "--out", out, *TINY, "--steps", 7)
+    assert (code, error) == (0, "")
+    assert "resumed at step 6" in printed
+    assert pix2pix.earlier_run(out / "checkpoint.npz")[0].jpeg is False
+
+
 def test_a_record_of_another_program_is_named(run_kernel, sample, tmp_path):
     for text in ('{"a": 1}', "[]", "no JSON"):
         (tmp_path / "run.json").write_text(text)
