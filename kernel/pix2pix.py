@@ -1371,6 +1371,17 @@ class SmallTranspose(keras.layers.Conv2DTranspose):
         return tf.reshape(x, [-1, 2 * height + 2, 2 * width + 2, self.filters])[:, 1:-1, 1:-1]
 
 
+@contextlib.contextmanager
+def in_float32() -> Iterator[None]:
+    """Let what is built meanwhile compute in float32."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
 def stock_layers(network: keras.Model) -> keras.Model:
     """Copy a network into float32 layers of Keras alone: it loads anywhere, without this script."""
 
@@ -1379,10 +1390,8 @@ def stock_layers(network: keras.Model) -> keras.Model:
         kind = keras.layers.Conv2DTranspose if small else type(layer)
         return kind.from_config(layer.get_config() | {"dtype": "float32"})
 
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
-    copy = keras.models.clone_model(network, clone_function=copied)
-    keras.config.set_dtype_policy(policy)
+    with in_float32():
+        copy = keras.models.clone_model(network, clone_function=copied)
     copy.set_weights(network.get_weights())
     return copy
 
@@ -1715,7 +1724,8 @@ class Pix2Pix:
         self.networks = dict(networks)
         self.averaged, self.predictor = self.generator, predictor(config)
         if config.ema:
-            self.networks["averaged"] = self.averaged = build_generator(config)
+            with in_float32():  # in bfloat16, scores are off by a thousandth in either direction
+                self.networks["averaged"] = self.averaged = build_generator(config)
             self.averaged.set_weights(self.generator.get_weights())
 
     def _compile(self, xla: bool) -> None:

@@ -113,6 +113,22 @@ def test_a_network_that_was_trained_in_half_precision_computes_in_float32_elsewh
         assert all(np.array_equal(*pair) for pair in weights)
 
 
+def test_averaged_weights_predict_in_float32_whatever_they_were_trained_in(
+    pix2pix, half, validation
+):
+    images = tf.constant(validation.masked[:1], tf.float32) / 255
+    boxes = tf.constant(validation.boxes[:1])
+    for variable in half.generator.weights + half.averaged.weights:
+        variable.assign(tf.random.stateless_normal(variable.shape, [1, 2], 0, 0.2))
+    trained = half.generator.get_weights()
+    filled = pix2pix.fill_with_model(half, images, boxes).numpy()
+    whole = pix2pix.Pix2Pix(small(pix2pix, ema=0.9))
+    whole.averaged.set_weights(trained)
+    assert np.array_equal(pix2pix.fill_with_model(whole, images, boxes).numpy(), filled)
+    seen = pix2pix.network_input(half.config, images, boxes)
+    assert not np.array_equal(half.generator(list(seen)), half.averaged(list(seen)))
+
+
 def test_what_to_do_about_a_training_that_diverged_in_float16(pix2pix, half, tmp_path):
     checkpoint = tmp_path / "checkpoint.npz"
     assert "start anew with a lower learning_rate" in str(pix2pix.diverged("x", checkpoint))
