@@ -3,12 +3,16 @@
 import hashlib
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.project import PROJECT, SCRIPT, Done
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it for its background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
