@@ -100,7 +100,7 @@ def test_a_browser_sign_in_that_expires_meanwhile_is_renewed(server, config, bro
     assert len(server.called("GenerateAccessToken")) == 2
 
 
-@pytest.mark.parametrize("fault", [Drop(), Reply(503)])
+@pytest.mark.parametrize("fault", [Drop(), Reply(429), Reply(503, {"message": "KGAT_secret"})])
 def test_a_sign_in_that_cannot_be_renewed_now_is_not_taken_for_a_wrong_one(
     server, config, browser_sign_in, fault
 ):
@@ -108,8 +108,9 @@ def test_a_sign_in_that_cannot_be_renewed_now_is_not_taken_for_a_wrong_one(
     kernels = Kernels(Kaggle(config))
     server.token = "KGAT_the-next"
     server.faults["GenerateAccessToken"] = [fault]
-    with pytest.raises(NetworkError, match="could not renew the sign-in"):
+    with pytest.raises(NetworkError, match="could not renew the sign-in") as failure:
         kernels.quota()
+    assert "KGAT" not in str(failure.value)
     assert kernels.quota().allowed == 30
 
 

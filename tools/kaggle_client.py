@@ -207,13 +207,17 @@ class Kaggle:
             except (AttributeError, KeyError, TypeError, ValueError):
                 return False  # the file has gone, or the answer makes no sense
             except requests.HTTPError as refusal:
-                if refusal.response is not None and refusal.response.status_code < 500:
+                code = refusal.response.status_code if refusal.response is not None else 0
+                if code not in patience.PASSING:
                     return False
-                raise NetworkError(f"Kaggle could not renew the sign-in: {refusal}.") from refusal
+                problem = f"it answered {code}"  # its words might repeat a token
             except patience.BROKEN as failure:
-                words = patience.reason(failure)
-                raise NetworkError(f"Kaggle could not renew the sign-in: {words}.") from failure
-            return values["token"] != expired
+                problem = patience.reason(failure)
+            else:
+                return values["token"] != expired
+            raise NetworkError(
+                f"Kaggle could not renew the sign-in: {problem}.", "Try again later."
+            )
 
     def _redacted(self, text: str) -> str:
         from kagglesdk import get_access_token_from_env
