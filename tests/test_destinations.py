@@ -5,7 +5,7 @@ import time
 import pytest
 
 from tools.destinations import LocalFolder, deliver, expand, ready, split, upload
-from tools.errors import UserError, VerificationError
+from tools.errors import UserError
 from tools.files import LONGEST
 from tools.remote import Origin, OutputFile, Stored
 
@@ -75,28 +75,6 @@ def test_the_same_destination_twice_is_one(tmp_path, make, monkeypatch):
     goals = ready(written, ORIGIN)
     assert [goal.address for goal in goals] == ["kept"]
     upload(make({"generator.h5": 100}), ORIGIN, goals)
-
-
-def test_another_file_of_that_name_is_kept_and_the_error_names_both(tmp_path, make):
-    (file,) = make({"generator.h5": 100})
-    there = tmp_path / "kept" / "generator.h5"
-    there.parent.mkdir()
-    there.write_bytes(b"someone's own")
-    with pytest.raises(UserError) as failure:
-        deliver(file, ORIGIN, LocalFolder(str(there.parent)))
-    assert str(there) in str(failure.value) and str(file.path) in str(failure.value)
-    assert "--overwrite" in failure.value.remedy
-    assert there.read_bytes() == b"someone's own"
-    deliver(file, ORIGIN, LocalFolder(str(there.parent)), overwrite=True)
-    assert there.read_bytes() == file.path.read_bytes()
-
-
-def test_a_file_that_changed_since_it_was_fetched_is_not_sent(tmp_path, make):
-    (file,) = make({"generator.h5": 100})
-    file.path.write_bytes(b"x" * 100)
-    with pytest.raises(VerificationError, match="not the file that the kernel recorded"):
-        deliver(file, ORIGIN, LocalFolder(str(tmp_path / "kept")))
-    assert not (tmp_path / "kept").exists()
 
 
 @pytest.fixture(params=["with hard links and modes", "without them"])

@@ -62,16 +62,6 @@ def test_the_address_in_the_browser_does_as_well(drive):
     assert check(url) == f'drive:{team}: can add to "team" as ada@example.org'
 
 
-def test_another_file_of_that_name_is_kept_and_the_error_names_both(drive, make):
-    (file,) = make({"training_log.csv": 90})
-    own = drive.add_file("training_log.csv", b"someone's own")
-    with pytest.raises(UserError) as failure:
-        deliver(file, ORIGIN, connect("drive:root"))
-    assert f"https://drive.google.com/file/d/{own}" in failure.value.message
-    assert str(file.path) in failure.value.message
-    assert drive.tree() == [("training_log.csv", b"someone's own")]
-
-
 def test_overwriting_keeps_the_id_so_that_links_stay_right(drive, make):
     (file,) = make({"training_log.csv": 90})
     own = drive.add_file("training_log.csv", b"someone's own")

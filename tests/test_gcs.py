@@ -84,28 +84,6 @@ def test_an_independent_reader_finds_the_same_bytes(bucket, make, tmp_path, fake
     assert sorted(done.stdout.splitlines()) == sorted(f"= {name}" for name in FILES)
 
 
-def test_another_object_of_that_name_is_kept_and_the_error_names_both(bucket, make):
-    (file,) = make({"training_log.csv": 90})
-    bucket.blob("training_log.csv").upload_from_string(b"someone's own")
-    with pytest.raises(UserError) as failure:
-        deliver(file, ORIGIN, connect(f"gs://{bucket.name}"))
-    assert f"gs://{bucket.name}/training_log.csv" in failure.value.message
-    assert str(file.path) in failure.value.message
-    assert "--overwrite" in failure.value.remedy
-    assert objects(bucket) == {"training_log.csv": b"someone's own"}
-    assert deliver(file, ORIGIN, connect(f"gs://{bucket.name}"), overwrite=True).sent
-    assert objects(bucket) == {"training_log.csv": file.path.read_bytes()}
-
-
-def test_an_object_that_appears_during_the_upload_is_never_replaced(bucket, make):
-    (file,) = make({"training_log.csv": 90})
-    destination = connect(f"gs://{bucket.name}")
-    bucket.blob("training_log.csv").upload_from_string(b"someone was faster")
-    with pytest.raises(RefusedError, match="changed by somebody else"):
-        destination.put(file, ORIGIN, None, lambda _: None)
-    assert objects(bucket) == {"training_log.csv": b"someone was faster"}
-
-
 def test_what_a_failed_upload_left_is_replaced_without_being_asked(bucket, make):
     (file,) = make({"training_log.csv": 90})
     broken = bucket.blob("training_log.csv")
@@ -166,11 +144,6 @@ def test_a_server_that_refuses_a_wrong_checksum_is_believed(monkeypatch, make, q
         proxy.flips_left = 1
         assert deliver(file, ORIGIN, connect(f"gs://{bucket.name}")).sent
         assert objects(bucket) == {"training_log.csv": file.path.read_bytes()}
-
-
-def test_a_check_moves_no_byte(bucket):
-    assert check(f"gs://{bucket.name}/some/where") == f"gs://{bucket.name}/some/where: can write"
-    assert objects(bucket) == {}
 
 
 def test_a_check_asks_the_service_for_the_permissions(monkeypatch, quick):

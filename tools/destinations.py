@@ -22,7 +22,16 @@ from rich.progress import Progress, TaskID
 from tools import console, manifest
 from tools.errors import ToolsError, UserError, VerificationError
 from tools.files import at_home, sha256
-from tools.remote import RUN_AGAIN, CorruptedError, Destination, Moved, Origin, OutputFile, Stored
+from tools.remote import (
+    RUN_AGAIN,
+    CorruptedError,
+    Destination,
+    Moved,
+    Origin,
+    OutputFile,
+    Stored,
+    changed_meanwhile,
+)
 
 _SCHEME = r"[a-z][a-z0-9+.-]+:"  # of two letters or more: a single one is a drive of Windows
 
@@ -94,10 +103,7 @@ class LocalFolder:
                 if there is not None and self.find(file.name) == there:
                     os.replace(part, path)
                 elif not _name(part, path) and not self._stored(path).holds(file):
-                    raise UserError(
-                        f"{path} was changed by somebody else during the upload.",
-                        "Look at it, then run the same command again.",
-                    )
+                    raise changed_meanwhile(str(path))
             finally:
                 part.unlink(missing_ok=True)
         except OSError as failure:

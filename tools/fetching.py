@@ -179,10 +179,8 @@ class _Fetching:
                 except VerificationError as failure:
                     self.known.pop(name, None)
                     self.problems.append(failure.message.rstrip("."))
-                except BaseException:
-                    self._note(
-                        complete=False
-                    )  # what came so far is this run's, and is gone on with
+                except BaseException:  # what came so far is this run's, and is gone on with
+                    self._note(complete=False)
                     raise
 
     def add_log(self, log: str) -> None:

@@ -33,6 +33,7 @@ from tools.remote import (
     Origin,
     OutputFile,
     Stored,
+    changed_meanwhile,
 )
 
 ASK_TIMEOUT, SEND_TIMEOUT = (10, 60), (240, 120)
@@ -144,10 +145,7 @@ class Bucket:
                     continue
                 if now.holds(file) or now.is_broken(file):
                     return now
-                raise RefusedError(
-                    f"{now.where} was changed by somebody else during the upload.",
-                    "Look at it, then run the same command again.",
-                ) from None
+                raise changed_meanwhile(now.where) from None
         self.check()
         raise NetworkError(
             f"{self._where(file.name)}: the upload was cut off {ATTEMPTS} times.", RUN_AGAIN

@@ -175,6 +175,14 @@ class Destination(Protocol):
         """Take away what :meth:`put` stored, and nothing that came after it."""
 
 
+def changed_meanwhile(where: str) -> UserError:
+    """Make the error of a file that somebody else changed while one was to take its place."""
+    return UserError(
+        f"{where} was changed by somebody else during the upload.",
+        "Look at it, then run the same command again.",
+    )
+
+
 class Metered:
     """A file that tells how far it has been read: everything before that has been sent."""
 
