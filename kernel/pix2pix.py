@@ -780,53 +780,33 @@ def load_dataset(config: Config) -> Dataset:
     for index, fault in bad.items():
         raise UserError(f"{test[index].masked} {fault}: fetch it again; every row is owed.")
     say(f"dataset {base}: {len(test)} test pictures")
-    dataset = Dataset(Pictures.of(test, test_pixels, None), None, None)
-    if not (base / "Training_Data").is_dir():
-        return dataset
+    parts = load_training(config, base) if (base / "Training_Data").is_dir() else (None, None)
+    return Dataset(Pictures.of(test, test_pixels, None), *parts)
 
+
+def load_training(config: Config, base: Path) -> tuple[Pictures, Pictures]:
+    """Decode the pictures to learn from and those that are held out.
+
+    Raises:
+        UserError: where too many are faulty, or too few are left.
+    """
     photos, faults = list_training(base)
     total = len(photos) + len(faults)
     training, validation = split(photos, config)
     scratch = shutil.disk_usage(tempfile.gettempdir()).free
     cache = choose_cache(config.cache, len(training), free_memory(), scratch)
-
-    def whole(photos: list[Photo], what: str, cache: str, masked: bool) -> Pictures:
-        """Decode pictures, and leave out those of which a file is faulty."""
-        clean, bad_clean = decode_all([p.clean for p in photos if p.clean], what, cache)
-        keep = cache if masked else "none"
-        holed, bad_holed = decode_all([p.masked for p in photos], f"masked {what}", keep)
-        for index, fault in (bad_holed | bad_clean).items():
-            file = photos[index].clean if index in bad_clean else photos[index].masked
-            assert file is not None
-            faults[str(file.relative_to(base))] = fault
-        good = [i for i in range(len(photos)) if i not in bad_clean and i not in bad_holed]
-        if len(good) < len(photos):
-            for to, index in enumerate(good):  # in place: there may be no memory for a copy
-                clean[to] = clean[index]
-                if masked:
-                    holed[to] = holed[index]
-            photos = [photos[i] for i in good]
-        return Pictures.of(photos, holed[: len(good)] if masked else None, clean[: len(good)])
-
     if cache == "none":
-        files = [p.clean for p in training if p.clean]
+        files = [photo.clean for photo in training if photo.clean]
         on_use = DecodedOnUse(files, config.max_bad_fraction * len(files))
         learned = Pictures.of(training, None, on_use)
     else:
-        learned = whole(training, "training pictures", cache, masked=False)
-    held_out = whole(validation, "validation pictures", "memory", masked=True)
+        learned, bad = decode_pairs(training, "training pictures", cache, keep_masked=False)
+        faults |= {str(file.relative_to(base)): fault for file, fault in bad.items()}
+    held_out, bad = decode_pairs(validation, "validation pictures", "memory", keep_masked=True)
+    faults |= {str(file.relative_to(base)): fault for file, fault in bad.items()}
     counts = Counter(photo.label for photo in photos)
     say("  training pictures: " + ", ".join(f"{k} {n}" for k, n in sorted(counts.items())))
-    for where, fault in sorted(faults.items())[:20]:
-        say(f"  left out: {where}: {fault}")
-    if len(faults) > 20:
-        say(f"  left out: {len(faults) - 20} more")
-    if len(faults) > config.max_bad_fraction * total:
-        where, fault = min(faults.items())
-        raise UserError(
-            f"{len(faults)} of {total} training pictures can't be used, more than max_bad_fraction "
-            f"= {config.max_bad_fraction:g}; the first is {where}: {fault}."
-        )
+    tell_faults(faults, total, config.max_bad_fraction)
     if not learned.photos or not held_out.photos:
         raise UserError(f"{base / 'Training_Data'}: too few pictures are left to train on.")
     count, copies = len(learned.photos), len(SYMMETRIES[config.augmentation])
@@ -835,7 +815,52 @@ def load_dataset(config: Config) -> Dataset:
         f"  {count} to train on, {kept}, x {copies} = {count * copies} with augmentation; "
         f"{len(held_out.photos)} held out"
     )
-    return Dataset(dataset.test, learned, held_out)
+    return learned, held_out
+
+
+def decode_pairs(
+    photos: list[Photo], what: str, cache: str, keep_masked: bool
+) -> tuple[Pictures, dict[Path, str]]:
+    """Decode pictures with and without holes, and leave out those of which a file is faulty.
+
+    Returns the others, and the faulty file of each picture that is left out, with why.
+    """
+    clean_files = [photo.clean for photo in photos if photo.clean]
+    masked_files = [photo.masked for photo in photos]
+    clean, bad_clean = decode_all(clean_files, what, cache)
+    keep = cache if keep_masked else "none"
+    masked, bad_masked = decode_all(masked_files, f"masked {what}", keep)
+    faults = {
+        (clean_files if index in bad_clean else masked_files)[index]: fault
+        for index, fault in (bad_masked | bad_clean).items()
+    }
+    good = [i for i in range(len(photos)) if i not in bad_clean and i not in bad_masked]
+    if len(good) < len(photos):
+        for to, index in enumerate(good):  # in place: there may be no memory for a copy
+            clean[to] = clean[index]
+            if keep_masked:
+                masked[to] = masked[index]
+        photos = [photos[i] for i in good]
+    pixels = masked[: len(good)] if keep_masked else None
+    return Pictures.of(photos, pixels, clean[: len(good)]), faults
+
+
+def tell_faults(faults: Mapping[str, str], total: int, most: float) -> None:
+    """List what is left out, by file.
+
+    Raises:
+        UserError: where it is more than the share ``most`` of all.
+    """
+    for where, fault in sorted(faults.items())[:20]:
+        say(f"  left out: {where}: {fault}")
+    if len(faults) > 20:
+        say(f"  left out: {len(faults) - 20} more")
+    if len(faults) > most * total:
+        where, fault = min(faults.items())
+        raise UserError(
+            f"{len(faults)} of {total} training pictures can't be used, more than max_bad_fraction "
+            f"= {most:g}; the first is {where}: {fault}."
+        )
 
 
 # %% Holes: masks, crops and the harmonic fill
@@ -2856,6 +2881,86 @@ def open_run_folder(config: Config, leading: bool = True) -> Path:
     return out
 
 
+def prepare_devices(config: Config) -> tf.distribute.Strategy:
+    """Choose the devices of a run, before anything is computed.
+
+    Raises:
+        UserError: where there are others than the settings ask for.
+    """
+    if config.require_gpu and not gpus():
+        raise UserError(
+            "require_gpu is set and TensorFlow sees no GPU: choose an accelerator, or let "
+            "TF_CPP_MIN_LOG_LEVEL=0 tell why it sees none."
+        )
+    with contextlib.suppress(RuntimeError):  # a notebook has computed something before
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
+    if config.predictor == "model":
+        return choose_strategy(config)
+    if cluster_size() > 1:
+        raise UserError(f"predictor = {config.predictor!r} takes one machine: unset TF_CONFIG.")
+    return DEFAULT_STRATEGY
+
+
+def find_networks(
+    config: Config, dataset: Dataset, out: Path, strategy: tf.distribute.Strategy, stop: Stop
+) -> tuple[list[Pix2Pix], Progress]:
+    """Train the network that fills, or load those of earlier runs; a baseline needs none."""
+    if config.predictor == "average":
+        return load_members(config, dataset), Progress()
+    if config.predictor != "model":
+        return [], Progress()
+    training = Training(config, dataset, out, strategy)
+    training.run(stop)
+    model, best = training.model, out / "best.npz"
+    if training.leading and config.export == "best" and best.exists():
+        restore(best, model.variables(model.predictor))
+    return [model], training.progress
+
+
+def score_held_out(
+    config: Config, held_out: Pictures | None, models: Sequence[Pix2Pix], out: Path
+) -> tuple[dict[str, Any], list[list[np.ndarray]]]:
+    """Score a run's fill beside the baselines, and write where its error is.
+
+    Returns the metrics and rows of pictures; nothing where no truth is known.
+    """
+    if not held_out:
+        return {}, []
+    names = dict.fromkeys([*BASELINES, config.predictor])
+    scores = {name: evaluate(filler(name, models), held_out) for name in names}
+    score, harmonic = scores[config.predictor], scores["harmonic"]
+    metrics = {
+        "hole_rmse": {name: each.rmse for name, each in scores.items()},
+        "ratio_to_harmonic": {n: each.rmse / harmonic.rmse for n, each in scores.items()},
+        "ssim": {n: similarity(held_out, each.filled) for n, each in scores.items()},
+        "analysis": analyse(score, harmonic, held_out),
+    }
+    list_errors(out / "errors.csv", score, harmonic, held_out)
+    draw_errors(out / "errors.png", metrics["analysis"], score, held_out)
+    return metrics, sample_rows(held_out, score.filled, 6)
+
+
+def predict_test(
+    config: Config,
+    test: Pictures,
+    models: Sequence[Pix2Pix],
+    out: Path,
+    rows: list[list[np.ndarray]],
+) -> int:
+    """Fill the test pictures; write the submission, and two of them below ``rows``.
+
+    Returns the submission's number of rows.
+    """
+    say("predicting the test pictures")
+    composites = predict(filler(config.predictor, models), test)
+    first = next(composites)
+    every = itertools.chain([first], composites)
+    count = write_submission(config, out / "submission.csv.gz", test, every)
+    draw_predictions(out / "predictions.png", [*rows, *sample_rows(test, first[1], 2)])
+    return count
+
+
 def run(config: Config) -> None:
     """Do the whole run that ``config`` describes; ``run.json``, written last, says what came out.
 
@@ -2872,60 +2977,18 @@ def run_session(config: Config, stop: Stop) -> None:
     machine, using = describe_machine(), versions()
     for what, told in (("versions", using), ("device", machine), ("config", config.__dict__)):
         say(f"{what}: {json.dumps(told)}")
-    if config.require_gpu and not machine["gpus"]:
-        raise UserError(
-            "require_gpu is set and TensorFlow sees no GPU: choose an accelerator, or let "
-            "TF_CPP_MIN_LOG_LEVEL=0 tell why it sees none."
-        )
-    with contextlib.suppress(RuntimeError):  # a notebook has computed something before
-        for gpu in tf.config.list_physical_devices("GPU"):
-            tf.config.experimental.set_memory_growth(gpu, True)
-    if config.predictor != "model" and cluster_size() > 1:
-        raise UserError(f"predictor = {config.predictor!r} takes one machine: unset TF_CONFIG.")
-    strategy = choose_strategy(config) if config.predictor == "model" else DEFAULT_STRATEGY
+    strategy = prepare_devices(config)
     stop.listen()  # TensorFlow's part of a cluster takes SIGTERM for itself when it starts
     out = open_run_folder(config, leads(strategy))
     dataset = load_dataset(config)
-
-    models, progress = [], Progress()
-    if config.predictor == "average":
-        models = load_members(config, dataset)
+    models, progress = find_networks(config, dataset, out, strategy, stop)
+    if not leads(strategy):
+        say("this worker is done; the one that leads predicts and writes")
+        return
+    metrics, rows = score_held_out(config, dataset.validation, models, out)
+    count = predict_test(config, dataset.test, models, out, rows)
     if config.predictor == "model":
-        training = Training(config, dataset, out, strategy)
-        training.run(stop)
-        model, progress = training.model, training.progress
-        models = [model]
-        if not leads(strategy):
-            say("this worker is done; the one that leads predicts and writes")
-            return
-        if config.export == "best" and (out / "best.npz").exists():
-            restore(out / "best.npz", model.variables(model.predictor))
-
-    rows: list[list[np.ndarray]] = []
-    metrics: dict[str, Any] = {}
-    if held_out := dataset.validation:
-        names = dict.fromkeys([*BASELINES, config.predictor])
-        scores = {name: evaluate(filler(name, models), held_out) for name in names}
-        score, harmonic = scores[config.predictor], scores["harmonic"]
-        metrics = {
-            "hole_rmse": {name: each.rmse for name, each in scores.items()},
-            "ratio_to_harmonic": {n: each.rmse / harmonic.rmse for n, each in scores.items()},
-            "ssim": {n: similarity(held_out, each.filled) for n, each in scores.items()},
-            "analysis": analyse(score, harmonic, held_out),
-        }
-        rows = sample_rows(held_out, score.filled, 6)
-        list_errors(out / "errors.csv", score, harmonic, held_out)
-        draw_errors(out / "errors.png", metrics["analysis"], score, held_out)
-    say("predicting the test pictures")
-    composites = predict(filler(config.predictor, models), dataset.test)
-    first = next(composites)
-    rows += sample_rows(dataset.test, first[1], 2)
-    count = write_submission(
-        config, out / "submission.csv.gz", dataset.test, itertools.chain([first], composites)
-    )
-    draw_predictions(out / "predictions.png", rows)
-    if config.predictor == "model":
-        save_networks(model, out)
+        save_networks(models[0], out)
         draw_losses(out)
 
     finished = progress.step >= config.steps or config.predictor != "model"
