@@ -117,7 +117,7 @@ def folder_of(variant: dict[str, str], seed: int, data: Path, limit: int, budget
     name = re.sub(r"[^A-Za-z0-9.=_-]+", "-", spell(variant))
     conditions = (spell(variant), str(data.resolve()), limit, budget)
     digest = hashlib.sha256(repr(conditions).encode()).hexdigest()[:6]
-    return f"{name[:60]}-{digest}-seed{seed}"
+    return f"{name[:150]}-{digest}-seed{seed}"
 
 
 def refuse_own(variants: Sequence[dict[str, str]]) -> None:
