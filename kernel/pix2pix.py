@@ -1717,7 +1717,7 @@ def xla_works() -> bool:
     return True
 
 
-def predictor(config: Config) -> str:
+def predicting_prefix(config: Config) -> str:
     """How the names of the variables begin with which a run predicts."""
     return "averaged/" if config.ema else "generator/"
 
@@ -1747,7 +1747,7 @@ class Pix2Pix:
             networks["discriminator"] = self.discriminator = build_discriminator(config)
         self.optimizers = {name: self._optimizer(network) for name, network in networks.items()}
         self.networks = dict(networks)
-        self.averaged, self.predictor = self.generator, predictor(config)
+        self.averaged, self.predicting = self.generator, predicting_prefix(config)
         if config.ema:
             with in_float32():  # in bfloat16, scores are off by a thousandth in either direction
                 self.networks["averaged"] = self.averaged = build_generator(config)
@@ -2340,7 +2340,7 @@ def load_members(config: Config, dataset: Dataset) -> list[Pix2Pix]:
         learned_names(path, dataset)
         earlier, weights = earlier_run(path)
         model = Pix2Pix(dataclasses.replace(earlier, precision=config.precision))
-        restore(weights, model.variables(model.predictor))
+        restore(weights, model.variables(model.predicting))
         models.append(model)
     say(f"averaging {len(models)} networks: " + ", ".join(str(path.parent) for path in found))
     return models
@@ -2579,8 +2579,8 @@ class Training:
         """Start with the generator of an earlier run."""
         self.learned |= learned_names(checkpoint, self.dataset)
         earlier, weights = earlier_run(checkpoint)
-        prefix = predictor(earlier)
-        for mine in {"generator/", self.model.predictor}:
+        prefix = predicting_prefix(earlier)
+        for mine in {"generator/", self.model.predicting}:
             names = self.model.variables(mine).items()
             restore(weights, {prefix + name.removeprefix(mine): value for name, value in names})
         say(f"starting with the generator of {weights}")
@@ -2674,7 +2674,7 @@ class Training:
         say(f"validation at step {progress.step}: rmse {rmse:.4f} | ratio {ratio:.3f}")
         if progress.step and rmse < progress.best_rmse:
             progress.best_rmse = rmse
-            best = self.model.state(self.model.predictor)
+            best = self.model.state(self.model.predicting)
             save_arrays(self.out / "best.npz", best, dataclasses.asdict(progress))
         picture = self.out / "predictions.png"
         draw_predictions(picture, sample_rows(validation, score.filled, 8))
@@ -2914,7 +2914,7 @@ def find_networks(
     training.run(stop)
     model, best = training.model, out / "best.npz"
     if training.leading and config.export == "best" and best.exists():
-        restore(best, model.variables(model.predictor))
+        restore(best, model.variables(model.predicting))
     return [model], training.progress
 
 

@@ -201,7 +201,7 @@ def test_averaged_weights_follow_and_are_what_predicts(pix2pix):
         mean = [keep * m + (1 - keep) * w for m, w in zip(mean, last, strict=True)]
     for got, expected in zip(model.averaged.get_weights(), mean, strict=True):
         assert np.allclose(got, expected, atol=1e-6)
-    assert model.predictor == "averaged/"
+    assert model.predicting == "averaged/"
 
 
 @pytest.mark.parametrize("shape", [(40, 200), (200, 40), (64, 64)])

@@ -306,7 +306,7 @@ def test_half_precision_trains_and_saves_networks_that_predict_the_same(
 
     config = pix2pix.make_config(result["config"])
     model, test = pix2pix.Pix2Pix(config), pix2pix.load_dataset(config).test
-    pix2pix.restore(tmp_path / "best.npz", model.variables(model.predictor))
+    pix2pix.restore(tmp_path / "best.npz", model.variables(model.predicting))
     images = tf.constant(test.masked, tf.float32) / 255
     seen, mask = pix2pix.network_input(config, images, test.boxes)
     expected = model.forward(seen, mask).numpy()
