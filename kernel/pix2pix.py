@@ -795,15 +795,15 @@ def load_training(config: Config, base: Path) -> tuple[Pictures, Pictures]:
     training, validation = split(photos, config)
     scratch = shutil.disk_usage(tempfile.gettempdir()).free
     cache = choose_cache(config.cache, len(training), free_memory(), scratch)
+    bad: dict[Path, str] = {}
     if cache == "none":
         files = [photo.clean for photo in training if photo.clean]
         on_use = DecodedOnUse(files, config.max_bad_fraction * len(files))
         learned = Pictures.of(training, None, on_use)
     else:
         learned, bad = decode_pairs(training, "training pictures", cache, keep_masked=False)
-        faults |= {str(file.relative_to(base)): fault for file, fault in bad.items()}
-    held_out, bad = decode_pairs(validation, "validation pictures", "memory", keep_masked=True)
-    faults |= {str(file.relative_to(base)): fault for file, fault in bad.items()}
+    held_out, more = decode_pairs(validation, "validation pictures", "memory", keep_masked=True)
+    faults |= {str(file.relative_to(base)): fault for file, fault in (bad | more).items()}
     counts = Counter(photo.label for photo in photos)
     say("  training pictures: " + ", ".join(f"{k} {n}" for k, n in sorted(counts.items())))
     tell_faults(faults, total, config.max_bad_fraction)

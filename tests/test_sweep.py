@@ -94,8 +94,8 @@ def test_other_data_limits_budgets_and_seeds_have_folders_of_their_own(tmp_path)
         ({"width": "8"}, 0, tmp_path / "other", 0, "10"),
         ({"width": "8"}, 0, tmp_path, 3, "10"),
         ({"width": "8"}, 0, tmp_path, 0, "10m"),
-        ({"width": "8", "name": "x" * 60}, 0, tmp_path, 0, "10"),
-        ({"width": "8", "name": "x" * 61}, 0, tmp_path, 0, "10"),
+        ({"width": "8", "name": "x" * 200}, 0, tmp_path, 0, "10"),
+        ({"width": "8", "name": "x" * 201}, 0, tmp_path, 0, "10"),
     ]
     assert len({sweep.folder_of(*each) for each in (given, *others)}) == 8
     assert sweep.folder_of(*given) == sweep.folder_of(*given)
