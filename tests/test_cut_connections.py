@@ -51,7 +51,9 @@ def test_cloud_storage_has_every_object_once_and_whole(quick, monkeypatch, make,
     cuts = 0
     for seed in seeds:
         port = free_port()
-        with CuttingProxy(port, seed, CUTS, 900_000) as proxy:
+        # fake-gcs-server stores a chunk that is sent again a second time, whatever its range
+        # (its pull request 2056); each file is sent twice at most, so one such loss is bearable.
+        with CuttingProxy(port, seed, CUTS, 900_000, lost_answers=1) as proxy:
             with fake_gcs_server(port, seen_as=proxy.url) as url:
                 monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
                 bucket = new_bucket()

@@ -17,16 +17,24 @@ class CuttingProxy:
         seed: of the choice of connections and bytes.
         cuts: how many connections are cut in all; later ones are left alone.
         within: a connection is cut before it has moved that many bytes.
+        lost_answers: how many of the cuts may swallow an answer; the others break a question.
         rate: bytes a second that go up on each connection; 0 for no limit.
 
     ``flips_left`` more times, a bit is turned where the bytes ``flip`` pass on the way up.
     """
 
     def __init__(
-        self, target: int, seed: int = 0, cuts: int = 0, within: int = 1 << 20, rate: float = 0
+        self,
+        target: int,
+        seed: int = 0,
+        cuts: int = 0,
+        within: int = 1 << 20,
+        lost_answers: int | None = None,
+        rate: float = 0,
     ) -> None:
         self.target = target
         self.cuts_left, self.within = cuts, within
+        self.answers_left = cuts if lost_answers is None else lost_answers
         self.cuts_made = 0
         self.rate = rate
         self.flip: bytes | None = None
@@ -63,7 +71,8 @@ class CuttingProxy:
                 if self.cuts_left and self._random.random() < 0.7:
                     self.cuts_left -= 1
                     # An answer is short, so a cut on its way back is drawn from fewer bytes.
-                    if self._random.random() < 0.3:
+                    if self._random.random() < 0.3 and self.answers_left:
+                        self.answers_left -= 1
                         budgets[1] = self._random.randrange(1500)
                     else:
                         budgets[0] = self._random.randrange(self.within)
