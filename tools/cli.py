@@ -412,6 +412,28 @@ def submit(
 
 
 @app.command()
+def score(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN|FILE]...",
+            help="What runs wrote, or files; they are compared with the first.",
+            show_default="the newest run",
+        ),
+    ] = None,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Score submissions here, on a dataset whose truth make-dataset kept; submits nothing.
+
+    Example: tools score --data ~/animals runs/harmonic/submission.csv.gz v3
+    """
+    from tools import score
+
+    score.run(what or [], data, json)
+
+
+@app.command()
 def upload(
     run: Reference = None,
     to: Annotated[list[str] | None, typer.Option(help=f"A folder, {KEEPS}")] = None,

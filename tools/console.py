@@ -89,6 +89,11 @@ def print_table(
     stdout.print(table, soft_wrap=False)
 
 
+def with_error(text: str, error: float | None) -> str:
+    """Append an error to a number, where there is one."""
+    return text if error is None else f"{text} ± {error:.4f}"
+
+
 def progress_bar() -> Progress:
     """A bar for counted steps on stderr; silent where stderr is no terminal."""
     return Progress(

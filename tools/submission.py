@@ -28,13 +28,9 @@ def run(
     chosen.required_competition()
     if not message.strip():
         raise UserError("The message is empty.", "Say with --message what this submission is.")
-    writer = (
-        None if what and (Path(what).exists() or not runs.is_reference(what)) else runs.find(what)
-    )
+    writer, file = named(what)
     if code and writer is None:
         raise UserError(f"--code submits what a run wrote, not {what}.", "Name a run instead.")
-    file = _written(writer) if writer else Path(str(what))
-    submission_file.require(file)
     holes = holes_to_fill(project, chosen, data)
     console.note(f"checking {file}")
     checked = submission_file.check(file, holes)
@@ -42,8 +38,8 @@ def run(
     maker = writer or _maker(checked.sha256)
     if maker is not None:
         _warn(maker, chosen)
-    named = [*([what] if what else []), "--code"] if code else [str(file)]
-    command = ["tools", "submit", "--message", message, *named]
+    again_named = [*([what] if what else []), "--code"] if code else [str(file)]
+    command = ["tools", "submit", "--message", message, *again_named]
     command += ["--data", str(data)] if data is not None else []
     submitter = Submitter(chosen, timeout, command)
     folder = maker.folder if maker is not None else runs.root()
@@ -64,6 +60,19 @@ def _report(entry: dict[str, Any]) -> None:
     if entry.get("rank"):
         lines.append(f"rank  {entry['rank']} of {entry['teams']}")
     console.stdout.print("\n".join(lines), markup=False)
+
+
+def named(what: str | None) -> tuple[runs.Run | None, Path]:
+    """The file that a person means by ``[RUN|FILE]``, and the run that wrote it if one is meant.
+
+    Raises:
+        UserError: there is no such run or file, or what it names is no submission.
+    """
+    by_path = what and (Path(what).exists() or not runs.is_reference(what))
+    writer = None if by_path else runs.find(what)
+    file = _written(writer) if writer else Path(str(what))
+    submission_file.require(file)
+    return writer, file
 
 
 def holes_to_fill(project: Path, chosen: settings.Settings, data: Path | None) -> Holes:

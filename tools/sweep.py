@@ -11,7 +11,6 @@ import hashlib
 import io
 import itertools
 import json
-import math
 import re
 import statistics
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from tools import console, datasets, runs
+from tools import console, datasets, paired, runs
 from tools.errors import UserError
 from tools.files import alone, write_whole
 from tools.local_run import run_kernel
@@ -190,22 +189,18 @@ def squares(out: Path) -> dict[tuple[str, str], list[float]]:
 def difference_error(first: Sequence[Path], other: Sequence[Path]) -> float | None:
     """Standard error of the difference of two variants' RMSE / harmonic; none on other pictures.
 
-    It is over which pictures are held out. The same are hard for both variants, so that a
-    difference is known better than either score.
+    It is over which pictures are held out.
     """
     tables = [[squares(out) for out in outs] for outs in (first, other)]
     pictures = list(tables[0][0])
-    if len(pictures) < 2 or any(t.keys() != tables[0][0].keys() for t in itertools.chain(*tables)):
+    if any(table.keys() != tables[0][0].keys() for table in itertools.chain(*tables)):
         return None
 
     def influence(seeds: Sequence[dict[tuple[str, str], list[float]]]) -> np.ndarray:
-        """By how much each picture moves the ratio, times their number (the delta method)."""
         ours, theirs = np.mean([[table[p] for p in pictures] for table in seeds], 0).T
-        ratio = math.sqrt(ours.mean() / theirs.mean())
-        return ratio / 2 * (ours / ours.mean() - theirs / theirs.mean())
+        return paired.rmse_ratio(ours, theirs)[1]
 
-    gap = influence(tables[1]) - influence(tables[0])
-    return float(gap.std(ddof=1) / math.sqrt(len(pictures)))
+    return paired.standard_error(influence(tables[1]) - influence(tables[0]))
 
 
 def draw(curves: dict[str, list[list[tuple[int, float]]]], path: Path) -> None:
@@ -321,8 +316,10 @@ def run_sweep(
                 f"{row['images']:,}",
                 f"{row['images_per_second']:.1f}",
                 f"{row['rmse']:.4f}",
-                with_error(f"{row['ratio']:.4f}", row["deviation"]),
-                with_error(f"{row['difference']:+.4f}", row["difference_error"]) if number else "",
+                console.with_error(f"{row['ratio']:.4f}", row["deviation"]),
+                console.with_error(f"{row['difference']:+.4f}", row["difference_error"])
+                if number
+                else "",
             )
             for number, row in enumerate(rows)
         ],
@@ -334,11 +331,6 @@ def run_sweep(
     if common:
         console.note(f"all with {spell(common)}")
     console.note(f"plot: {base / 'sweep.png'}")
-
-
-def with_error(text: str, error: float | None) -> str:
-    """Append an error to a number, where there is one."""
-    return text if error is None else f"{text} ± {error:.4f}"
 
 
 def finished(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
