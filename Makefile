@@ -9,7 +9,7 @@ help:  ## what there is to make
 
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || \
-	  { echo "error: Python 3.11 or 3.12 is needed; name one with make PYTHON=python3.12" >&2; exit 1; }
+	  { echo "error: Python 3.11 or 3.12 is needed; name one: make setup PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@

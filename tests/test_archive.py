@@ -159,6 +159,21 @@ def test_a_damaged_member_fails_and_what_was_whole_stays(tmp_path):
     assert on_disk(tmp_path) == dict(list(FILES.items())[:3])
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_compression_that_archives_of_data_do_not_have_is_refused(tmp_path, method):
+    with pytest.raises(VerificationError, match=r"refused: 'a\.jpg' is compressed in a rare way"):
+        unpack(zip_of(("a.jpg", b"good"), compression=method), tmp_path)
+    assert on_disk(tmp_path) == {}
+
+
+def test_a_damaged_name_before_a_members_bytes_fails_verification(tmp_path):
+    packed = zip_of(("é.jpg", b"good"))
+    damaged = packed.replace("é".encode(), b"\xff\xff", 1)  # the directory's own stays right
+    with pytest.raises(VerificationError, match=r"é\.jpg is damaged in the archive"):
+        unpack(damaged, tmp_path)
+    assert on_disk(tmp_path) == {}
+
+
 def test_a_folder_that_is_a_link_to_elsewhere_is_not_followed(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "data").mkdir()

@@ -39,8 +39,11 @@ def test_one_folder_is_told_from_the_destinations_elsewhere():
         split(["models", "other"])
 
 
-@pytest.mark.parametrize("address", ["s3://bucket/x", "ftp://host", "gdrive:abc"])
+@pytest.mark.parametrize(
+    "address", ["s3://bucket/x", "ftp://host", "gdrive:abc", "GS://bucket/x", "Drive:x"]
+)
 def test_an_unknown_kind_of_destination_is_refused(address):
+    assert split([address]) == (None, [address])
     with pytest.raises(UserError, match="gs://bucket/prefix, drive:FOLDER_ID and folders"):
         ready([address], ORIGIN)
 

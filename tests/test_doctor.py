@@ -56,6 +56,17 @@ def test_rules_that_were_not_accepted_are_told_also_where_kaggle_gives_zeros(
     assert "competitions/photo-reconstruction/rules" in found["words"]
 
 
+def test_a_kaggle_that_is_out_of_reach_is_not_waited_for(tools, server, project, monkeypatch):
+    monkeypatch.setenv("TOOLS_RETRY_SECONDS", "120")
+    later = Reply(503, b"", {"Retry-After": "20"})
+    for name in ("GetAcceleratorQuotaStatistics", "GetSubmissionLimits"):
+        server.faults[name] = [later]
+    found = findings(tools("doctor", "--json"))
+    for check in ("GPU quota", "competition"):
+        assert not found[check]["ok"]
+        assert "answered 503 and asks for 20 s of patience" in found[check]["words"]
+
+
 def test_without_a_quota_the_phone_number_is_asked_for(tools, server, project):
     server.quota = None
     done = tools("doctor", "--json")

@@ -248,3 +248,18 @@ def test_a_network_that_stays_away_is_a_network_error_that_shows_no_session(
 
 def test_a_line_of_35_kilobytes_a_second_is_fast_enough_for_a_chunk():
     assert drive_module.TIMEOUT * 35_000 >= remote.CHUNK
+
+
+def test_an_answer_that_is_no_text_is_asked_for_again(drive, make, monkeypatch):
+    handler = drive._http.RequestHandlerClass
+    whole, garbled = handler._json, [b'{"id": "\xff\xfe'] * 2
+
+    def answer(data, status=200):
+        status, headers, body = whole(data, status)
+        return status, headers, garbled.pop() if garbled else body
+
+    monkeypatch.setattr(handler, "_json", staticmethod(answer))
+    (file,) = make({"a/generator.h5": 90})
+    assert deliver(file, ORIGIN, connect("drive:root")).sent
+    assert not garbled
+    assert drive.tree() == bytes_of([file])

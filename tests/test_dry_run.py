@@ -118,6 +118,26 @@ def test_a_second_run_in_the_same_folder_waits_for_the_first(python, project, wh
     assert notes == ["second", "first"][: len(runs)]
 
 
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ('print("no disk"); raise SystemExit(3)', "The kernel ended with code 3: no disk."),
+        ("raise SystemExit(3)", "The kernel ended with code 3: no output."),
+    ],
+)
+def test_a_log_is_added_to_and_an_earlier_part_of_it_is_not_taken_for_this_runs(
+    tools, project, script, message
+):
+    (project / "kernel" / "pix2pix.py").write_text(script)
+    log = project / "exp1.log"
+    log.write_text("error: of yesterday\n")
+    failed(4, tools("dry-run", "--data", "photos", "--out", "exp1"), message)
+    said = "no disk\n" if "no disk" in script else ""
+    assert log.read_text() == f"error: of yesterday\n{said}"
+    assert tools("dry-run", "--data", "photos", "--out", "exp1").code == 4
+    assert log.read_text() == f"error: of yesterday\n{said * 2}"
+
+
 def test_ctrl_c_before_the_kernel_listens_is_no_failure_of_it(python, earlier_run, project):
     (project / "kernel" / "pix2pix.py").write_text(INTERRUPTED)
     command = [python, "-m", "tools", "dry-run", "--data", "photos", "--out", earlier_run]
@@ -133,10 +153,13 @@ def test_mistakes_leave_what_the_last_run_made(python, sample, tmp_path):
     made.parent.mkdir(parents=True)
     made.write_text("weights")
     (made.parent / "run.json").write_text("{}")
+    made.parent.with_suffix(".log").write_text("what it said")
     for wrong in ("--set widht=3", "--data nowhere", "--data nowhere", "--set widht=3"):
         flags = ("--data", sample, *wrong.split())
         assert dry_run(python, *flags, folder=tmp_path).returncode == 1
-    assert (tmp_path / "runs" / "dry-run" / "earlier" / "generator.h5").read_text() == "weights"
+    earlier = tmp_path / "runs" / "dry-run" / "earlier"
+    assert (earlier / "generator.h5").read_text() == "weights"
+    assert earlier.with_suffix(".log").read_text() == "what it said"
 
 
 def test_the_projects_settings_hold_from_a_folder_below(python, sample, tmp_path):

@@ -221,6 +221,23 @@ def test_an_archive_that_is_replaced_meanwhile_exits_8(fetch, project, server):
     failed(8, fetch(), "changed while it was being read")
 
 
+def test_an_archive_that_is_replaced_meanwhile_is_known_by_its_date_too(fetch, project, server):
+    get, size = server.storage.get, len(server.competition.archive)
+
+    def dated(token, headers):
+        status, answer, body = get(token, headers)
+        return status, answer | {"ETag": "", "Last-Modified": "Sun, 22 Nov 2026 06:30:00 GMT"}, body
+
+    server.storage.get = dated
+    later = {
+        "Content-Range": f"bytes 0-{size - 1}/{size}",
+        "ETag": "",
+        "Last-Modified": "Mon, 23 Nov 2026 06:30:00 GMT",
+    }
+    server.faults["download"] = [*OPENED, Reply(206, bytes(size), later)]
+    failed(8, fetch(), "changed while it was being read")
+
+
 def test_data_of_another_competition_is_fetched_with_a_note(fetch, project, server):
     server.competition.archive = packed({"train.csv": b"id,label\n"})
     code, _, err = fetch()

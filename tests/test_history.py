@@ -1,3 +1,7 @@
+import math
+
+import pytest
+
 from tools import runs
 
 KERNEL = "ada/pix2pix-inpainting"
@@ -48,6 +52,24 @@ def test_partial_outputs_are_told_apart(tools, project):
     assert tools("runs", "--json").json[0]["outputs"] == "2 of a failed run"
     runs.record_outputs(run, complete=False, status="COMPLETE", files=[{}])
     assert tools("runs", "--json").json[0]["outputs"] == "1, not all"
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [10**400, -(10**400), math.inf, math.nan, True, "0.14", None],
+    ids=lambda odd: str(odd)[:6],
+)
+def test_a_score_that_is_no_finite_number_is_left_out(tools, project, odd):
+    run = runs.record_push(KERNEL, 1, config={"predictor": "model"})
+    metrics = {"hole_rmse": {"model": odd}, "ratio_to_harmonic": {"model": 1}}
+    runs.record_outputs(run, complete=False, files=[], metrics=metrics)
+    runs.record_submission(run.folder, {"ref": 1, "score": odd})
+    runs.record_submission(run.folder, {"ref": 2, "score": 0.25})
+    [row] = tools("runs", "--json").json
+    assert (row["hole_rmse"], row["ratio_to_harmonic"], row["leaderboard"]) == (None, 1.0, 0.25)
+    done = tools("runs")
+    assert done.code == 0, done.err
+    assert "1.000" in done.out and "0.25000" in done.out
 
 
 def test_what_a_run_wrote_is_shown_as_text_even_if_it_is_strange(tools, project):

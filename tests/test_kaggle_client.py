@@ -14,6 +14,7 @@ from tools.kaggle_competitions import Competitions
 from tools.kaggle_kernels import Kernels
 
 KERNEL = "ada/pix2pix-train"
+DEEP = Reply(200, b"[" * 100_000, {"Content-Type": "application/json"})
 
 
 @pytest.fixture
@@ -114,6 +115,16 @@ def test_a_sign_in_that_cannot_be_renewed_now_is_not_taken_for_a_wrong_one(
     assert kernels.quota().allowed == 30
 
 
+@pytest.mark.parametrize("answer", [DEEP, Reply(200, {"token": "next", "expiresIn": 10**20})])
+def test_an_odd_answer_to_a_renewal_is_a_sign_in_error(server, config, browser_sign_in, answer):
+    browser_sign_in(server.token)
+    kernels = Kernels(Kaggle(config))
+    server.token = "KGAT_the-next"
+    server.faults["GenerateAccessToken"] = [answer]
+    with pytest.raises(SignInError, match="did not accept the credentials"):
+        kernels.quota()
+
+
 def test_two_threads_renew_the_sign_in_once(server, config, browser_sign_in):
     browser_sign_in(server.token)
     kernels = Kernels(Kaggle(config))
@@ -176,8 +187,9 @@ def test_a_wrong_key_is_a_sign_in_error_that_does_not_show_it(kaggle, server):
         ({"error": "over 1 MB"}, "400 Client Error"),
         (["over 1 MB"], "400 Client Error"),
         (b"<html>", "400 Client Error"),
+        (DEEP.body, "400 Client Error"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:40],
 )
 def test_a_refusal_says_why_wherever_kaggle_says_it(kaggle, server, body, told):
     server.faults["GetAcceleratorQuotaStatistics"] = [Reply(400, body)]
@@ -284,7 +296,38 @@ def test_retries_are_bounded_in_time(kaggle, server, waits):
     assert sum(waits) <= 100
 
 
-@pytest.mark.parametrize("fault", [Lost(), Hang(), Reply(502)])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Reply(200, {"gpuQuota": {"timeUsed": "9" * 20 + "s"}}),
+        Reply(200, {"gpuQuota": {"timeUsed": "1.0000000000001s"}}),
+        Reply(200, {"gpuQuota": 5}),
+        DEEP,
+    ],
+    ids=["too long", "too fine", "no object", "too deep"],
+)
+def test_an_odd_answer_is_an_error_in_one_line(kaggle, server, fault):
+    server.faults["GetAcceleratorQuotaStatistics"] = [fault]
+    with pytest.raises(RefusedError, match="makes no sense while asking for the GPU quota"):
+        Kernels(kaggle).quota()
+
+
+@pytest.mark.parametrize("ref", ["50000000", [1], -1, 1.5])
+def test_a_reference_that_is_none_is_not_believed(kaggle, server, ref):
+    server.faults["CreateSubmission"] = [Reply(200, {"message": "Successfully", "ref": ref})]
+    made = Competitions(kaggle).create_submission("photo-reconstruction", "token", "first try")
+    assert made == (0, "Successfully")
+
+
+def test_a_listed_score_that_is_no_number_is_none(kaggle, server):
+    scores = ["0.16", "", "inf", 10**400, [1]]
+    listed = [{"ref": 1, "publicScore": score} for score in scores]
+    server.faults["ListSubmissions"] = [Reply(200, {"submissions": listed})]
+    found = Competitions(kaggle).submissions("photo-reconstruction")
+    assert [one.score for one in found] == [0.16, None, None, None, None]
+
+
+@pytest.mark.parametrize("fault", [Lost(), Hang(), Reply(502), Lost(DEEP)])
 def test_a_push_whose_answer_was_lost_is_not_sent_again(server, fault):
     kaggle = Kaggle(settings.Settings(kaggle_endpoint=server.url, timeout=1.0))
     server.faults["SaveKernel"] = [fault]

@@ -1,4 +1,6 @@
+import itertools
 import json
+import time
 
 import pytest
 
@@ -9,6 +11,7 @@ from tools.kaggle_kernels import Kernels
 from tools.logs import Event, Progress
 
 KERNEL = "ada/pix2pix-inpainting"
+JSON = {"Content-Type": "application/json"}
 EVENTS = [
     {"stream_name": "stdout", "time": 1.5, "data": "one\n"},
     {"stream_name": "stderr", "time": 2, "data": "zwölf ☃\n"},
@@ -129,8 +132,10 @@ def test_a_live_log_is_followed_to_its_end(kernels, version):
         [Reply(404, {"code": 404, "message": "not yet"}), Cut(1)],
         [Reply(502, b"<html>"), Cut(4)],
         [Hang(2)],
+        [Reply(200, b"[]", JSON), Reply(200, b"", {"Content-Type": "text/plain"}), Cut(1)],
+        [Reply(200, b'{"state": "QUEUED"}', JSON), Reply(200, b"<html>"), Cut(1)],
     ],
-    ids=["cut", "dropped", "not there yet", "gateway", "silent"],
+    ids=["cut", "dropped", "not there yet", "gateway", "silent", "empty", "no log"],
 )
 def test_a_broken_stream_is_taken_up_without_repeats(kernels, version, server, faults):
     server.faults["logs"] = faults
@@ -140,7 +145,8 @@ def test_a_broken_stream_is_taken_up_without_repeats(kernels, version, server, f
 def test_odd_events_of_a_live_log_are_shown_as_they_are(kernels, version, server):
     odd = [DEEP, '{"data": "two", "time": 1%s}' % ("0" * 400), '{"data": 5}', "END_OF_LOG"]
     stream = "".join(f"data: {data}\n\n" for data in odd).encode()
-    server.faults["logs"] = [Reply(200, stream, {"Content-Type": "text/event-stream"})]
+    kind = {"Content-Type": "Text/Event-Stream; charset=utf-8"}
+    server.faults["logs"] = [Reply(200, stream, kind)]
     assert follow(kernels) == [DEEP, "two", '{"data": 5}']
 
 
@@ -155,9 +161,33 @@ def test_a_run_that_ended_meanwhile_gives_the_rest_from_its_stored_log(kernels, 
     version.states = ["RUNNING", "COMPLETE"]
     server.faults["logs"] = [Cut(1), Cut(2), Cut(2)]
     assert follow(kernels) == ["one", "zwölf ☃", "three", "four"]
+    server.faults["logs"] = [Reply(200, b"[]", JSON)]
+    assert follow(kernels) == ["one", "zwölf ☃", "three", "four"]
 
 
 def test_what_was_written_so_far_is_read_until_the_stream_is_quiet(kernels, version, server):
     server.faults["logs"] = [Hang(3)]
     events = log_stream.so_far(kernels, KERNEL, 1, quiet=1.0)
     assert logs.decode(events) == "one\nzwölf ☃\nthree\n"
+
+
+class Chatter(list):
+    """Events that never end, ten a second."""
+
+    def __getitem__(self, span):
+        for number in itertools.count():
+            time.sleep(0.1)
+            yield {"stream_name": "stdout", "time": number, "data": f"line {number}\n"}
+
+
+def test_a_stream_that_is_never_quiet_is_left_after_three_times_as_long(kernels, version):
+    version.events = Chatter()
+    events = log_stream.so_far(kernels, KERNEL, 1, quiet=0.5)
+    assert 0 < len(events) < 25  # of the fifty that ten times as long would give
+
+
+@pytest.mark.parametrize(("kind", "found"), [("application/json", PARSED), ("text/html", [])])
+def test_the_log_so_far_of_what_has_just_ended_is_the_stored_one(kernels, server, kind, found):
+    stored = json.dumps(EVENTS).encode()
+    server.faults["logs"] = [Reply(200, stored, {"Content-Type": kind})]
+    assert log_stream.so_far(kernels, KERNEL, 1, quiet=5.0) == found

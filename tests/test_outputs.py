@@ -101,6 +101,72 @@ def test_a_file_that_a_person_has_there_is_not_replaced(tools, version, project,
     assert (project / "models" / name).read_bytes() != b"mine"
 
 
+@pytest.mark.parametrize("name", ["generator.h5", "run.json", "pix2pix-inpainting.log"])
+def test_a_file_that_was_changed_since_it_was_fetched_is_not_replaced(
+    tools, version, project, name
+):
+    assert tools("fetch-outputs", "--to", "models").code == 0
+    (project / "models" / name).write_bytes(b"mine")
+    done = tools("fetch-outputs", "--to", "models")
+    assert done.code == 1
+    assert f"{name} is another file than this run's. Choose another folder" in done.err
+    assert (project / "models" / name).read_bytes() == b"mine"
+    assert tools("fetch-outputs", "--to", "models", "--overwrite").code == 0
+    assert (project / "models" / name).read_bytes() != b"mine"
+
+
+def test_what_another_version_put_in_the_place_is_not_replaced(tools, version, server, project):
+    assert tools("fetch-outputs", "v1", "--to", "models").code == 0
+    second = server.add_version(KERNEL, states=["COMPLETE"])
+    files = {**FILES, "generator.h5": hdf5(seed=2)}
+    second.outputs = {**files, "run.json": record(files)}
+    runs.record_push(KERNEL, 2)
+    assert tools("fetch-outputs", "v2", "--to", "models", "--overwrite").code == 0
+    done = tools("fetch-outputs", "v1", "--to", "models")
+    assert (done.code, "is another file than this run's" in done.err) == (1, True)
+    assert (project / "models" / "generator.h5").read_bytes() == files["generator.h5"]
+
+
+def test_what_is_missing_of_a_folder_of_ones_own_is_fetched_and_a_longer_log_kept(
+    tools, version, server, project, there
+):
+    assert tools("fetch-outputs", "--to", "models").code == 0
+    (project / "models" / "generator.h5").unlink()
+    version.say("step 2/2 | gen 0.9")
+    server.calls.clear()
+    done = tools("fetch-outputs", "--to", "models")
+    assert done.code == 0, done.err
+    assert there("models") == WHOLE
+    log = (project / "models" / "pix2pix-inpainting.log").read_text()
+    assert log == "step 1/2 | gen 1.0\nstep 2/2 | gen 0.9\n"
+    assert len([call for call in server.calls if call.name == "download"]) == 1
+
+
+def test_a_project_that_was_moved_fetches_nothing_again(
+    tools, version, server, project, monkeypatch
+):
+    assert tools("fetch-outputs").code == 0
+    moved = project.rename(project.with_name("moved"))
+    monkeypatch.chdir(moved)
+    here = moved / "runs" / "pix2pix-inpainting" / "v1" / "outputs"
+    assert {here / name for name in WHOLE} == {f.path for f in kept.verified_files(runs.find())}
+    server.calls.clear()
+    assert tools("fetch-outputs", "--json").json["complete"] is True
+    assert not [call for call in server.calls if call.name == "download"]
+
+
+def test_the_ledger_notes_of_the_record_what_commands_ask_it_for(tools, version):
+    submission, more = {"channel_order": "bgr"}, {"config": {"width": 2}, "versions": {"keras": 3}}
+    version.outputs["run.json"] = record(
+        FILES, step=9, steps=10, seconds=3.5, device="T4", submission=submission, **more
+    )
+    assert tools("fetch-outputs").code == 0
+    noted = runs.find().outputs
+    assert (noted["ended"], noted["steps"], noted["submission"]) == ("complete", 10, submission)
+    assert noted["metrics"]["hole_rmse"] == {"model": 0.14}
+    assert not noted.keys() & {"step", "seconds", "device", "config", "versions"}
+
+
 @pytest.mark.parametrize(("state", "code"), [("COMPLETE", 0), ("ERROR", 1)])
 def test_a_persons_own_partial_txt_stays_what_it_is(tools, version, project, state, code):
     version.states = [state]

@@ -140,6 +140,23 @@ def test_a_submission_that_kaggle_lists_late_is_not_sent_again(probe, written, s
     assert len(server.competition.submissions) == 4
 
 
+def test_nothing_is_sent_while_kaggle_may_list_a_submission_yet(
+    probe, written, server, monkeypatch
+):
+    monkeypatch.setenv("TOOLS_POLL_SECONDS", "0.02")
+    server.faults["CreateSubmission"] = [Lost()]
+    server.faults["ListSubmissions"] = [None, *[Reply(200, {"submissions": []})] * 1000]
+    assert probe("--yes").code == 6
+    (intent := runs.root() / "submitting.json").touch()
+    code, _, err = probe("--yes")
+    assert (code, len(server.called("CreateSubmission"))) == (6, 1)
+    assert "Nothing was sent" in err and "--again" not in err
+    server.faults["ListSubmissions"].clear()
+    assert probe("--yes").code == 0
+    assert len(server.competition.submissions) == 4
+    assert not intent.exists()
+
+
 def test_one_that_kaggle_could_not_score_exits_3_and_is_sent_again_by_the_next_call(
     probe, written, server
 ):
@@ -147,7 +164,7 @@ def test_one_that_kaggle_could_not_score_exits_3_and_is_sent_again_by_the_next_c
     server.competition.error = "Scoring failed"
     code, _, err = probe("--yes")
     assert code == 3
-    assert "Scoring failed" in err
+    assert err.splitlines()[-1].endswith("Scoring failed. The same command submits it once more.")
     server.competition.states = ["COMPLETE"]
     server.competition.allowed_today = 9
     assert probe("--yes").code == 0

@@ -1,5 +1,8 @@
+import contextlib
 import hashlib
 import json
+import os
+import pty
 import signal
 import subprocess
 
@@ -87,6 +90,23 @@ def test_a_mistake_exits_1_and_nothing_is_pushed(
     assert server.called("SaveKernel") == []
     assert "--resume" in arguments or server.calls == []
     assert ledger() == []
+
+
+def test_a_terminal_sees_that_the_kernel_checks_the_settings(server, project, python):
+    here, there = pty.openpty()
+    command = [python, "-m", "tools", "push-kernel", "--set", "stesp=20"]
+    environment = {**os.environ, "TERM": "xterm"}
+    with subprocess.Popen(command, stderr=there, env=environment) as process:
+        os.close(there)
+        seen = b""
+        with contextlib.suppress(OSError):  # how Linux tells that the other end is closed
+            while read := os.read(here, 65536):
+                seen += read
+    os.close(here)
+    assert process.returncode == 1
+    before, _, after = seen.partition(b"stesp = 20 is not a setting")
+    assert b"checking the settings with the kernel" in before
+    assert b"checking" not in after
 
 
 def test_metadata_of_somebody_else_is_a_mistake(tools, server, project):
@@ -283,6 +303,14 @@ def test_a_resumption_that_still_runs_is_not_doubled(tools, server, project):
     done = tools("push-kernel")
     assert (done.code, f"{KERNEL}-resumed v1 is still RUNNING" in done.err) == (1, True)
     assert len(server.called("SaveKernel")) == 2
+
+
+def test_what_still_runs_and_was_pushed_elsewhere_is_waited_for_on_its_page(tools, server, project):
+    server.add_version(KERNEL, states=["RUNNING"])
+    done = tools("push-kernel", "--resume")
+    page = f"https://www.kaggle.com/code/{KERNEL}"
+    told = f"{KERNEL} v1 has not ended. Wait for it: {page}"
+    assert (done.code, told in done.err) == (1, True)
 
 
 def test_a_resumption_on_another_machine_is_seen_to_run(tools, server, project):

@@ -66,6 +66,32 @@ def test_the_last_line_of_a_submission_counts_and_a_torn_line_does_not():
     assert second["status"] == "PENDING"
 
 
+def test_a_run_is_called_what_commands_take_and_has_a_page():
+    run = runs.record_push("ada/pix2pix-train", 3)
+    assert runs.find(run.short) == run
+    assert run.log_name == "pix2pix-train.log"
+    assert run.url == runs.page("ada/pix2pix-train")
+    elsewhere = runs.record_push("ada/pix2pix-train", 4, url="https://x")
+    assert elsewhere.url == "https://x"
+
+
+def test_outputs_in_the_ledger_are_found_where_the_project_was_moved_to(project, monkeypatch):
+    run = runs.record_push("ada/pix2pix-train", 3)
+    assert run.fetched_to == run.outputs_folder == run.folder / "outputs"
+    runs.record_outputs(run, folder=run.outputs_folder, files=[])
+    moved = project.rename(project.with_name("moved"))
+    monkeypatch.chdir(moved)
+    assert runs.find().fetched_to == moved / "runs" / "pix2pix-train" / "v3" / "outputs"
+
+
+def test_outputs_elsewhere_and_those_noted_with_a_whole_path_are_found(project):
+    run = runs.record_push("ada/pix2pix-train", 3)
+    assert runs.record_outputs(run, folder=project / "models").fetched_to == project / "models"
+    noted = {"folder": str(run.folder / "outputs")}
+    (run.folder / "outputs.json").write_text(json.dumps(noted))
+    assert runs.find().fetched_to == run.outputs_folder
+
+
 def test_a_version_that_comes_again_takes_over_nothing_and_loses_nothing(project):
     old = runs.record_push("ada/pix2pix-train", 1)
     runs.record_outputs(old, complete=True)

@@ -44,6 +44,11 @@ def test_storing_nonsense_changes_nothing(tmp_path):
         ("competition = '../x'", "not a competition's slug"),
         ("timeout = 'long'", "timeout should be a number"),
         ("timeout = nan", "no sensible number"),
+        ("timeout = [1]", r"timeout should be a number, not \[1\]"),
+        ("timeout = 2026-11-22", "timeout should be a number, not datetime.date"),
+        (f"timeout = 1{'0' * 400}", r"timeout should be a number, not 10+…"),
+        (f"timeout = 1{'0' * 5000}", "no valid TOML"),
+        (f"timeout = {'[' * 5000}", "no valid TOML"),
         ("kaggle_endpoint = 'http://127.0.0.1:1'", "'kaggle_endpoint' is not a setting"),
     ],
 )

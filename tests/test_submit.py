@@ -491,7 +491,7 @@ def pushed(project, server, fill):
     path.write_bytes(fill)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     files = [{"name": path.name, "sha256": digest, "verified": True}]
-    run = runs.record_outputs(run, folder=str(path.parent), files=files)
+    run = runs.record_outputs(run, folder=path.parent, files=files)
     server.kernels["ada/pix2pix"] = []
     for _ in range(3):
         version = server.add_version("ada/pix2pix", states=["COMPLETE"])
@@ -517,6 +517,31 @@ def test_a_run_can_be_named(tools, pushed, server):
     assert server.called("CreateCodeSubmission")[0]["kernelVersion"] == 3
     assert len(runs.read(pushed.folder).submissions) == 2
     failed(1, tools("submit", "-m", "v9", "v9"), "no run 'v9' in the ledger")
+
+
+@pytest.mark.parametrize("code", [(), ("--code",)])
+def test_what_another_version_put_in_the_place_is_not_sent_as_the_runs(tools, pushed, server, code):
+    path = pushed.folder / "outputs" / "submission.csv.gz"
+    write_submission(path, rows(value="0.5"))
+    done = tools("submit", "-m", "v3", "v3", *code)
+    failed(8, done, f"{path} is not what ada/pix2pix v3 wrote", "tools fetch-outputs pix2pix/v3")
+    assert server.competition.submissions == []
+    assert tools("submit", "-m", "this one", path).code == 0
+    assert runs.read(pushed.folder).submissions == []
+    assert len(ledger()) == 1
+
+
+def test_a_folder_with_a_runs_name_does_not_hide_the_run(tools, pushed, project):
+    (project / "v3").mkdir()
+    assert tools("submit", "-m", "v3", "v3").code == 0
+    assert len(runs.read(pushed.folder).submissions) == 1
+
+
+def test_a_run_is_submitted_after_the_project_was_moved(tools, pushed, project, monkeypatch):
+    monkeypatch.chdir(project.rename(project.with_name("renamed")))
+    done = tools("submit", "-m", "v3", "v3", "--json")
+    assert done.code == 0, done.err
+    assert done.json["file"] == str(runs.find("v3").folder / "outputs" / "submission.csv.gz")
 
 
 def test_a_file_among_a_runs_outputs_is_noted_with_that_run(tools, pushed):
@@ -591,8 +616,7 @@ def test_a_submission_that_the_settings_or_the_run_speak_against_goes_with_a_war
     tools, pushed, server, monkeypatch
 ):
     wrote = {"channel_order": "bgr", "value_scale": "unit"}
-    folder = str(pushed.folder / "outputs")
-    runs.record_outputs(pushed, folder=folder, status="ERROR", submission=wrote)
+    runs.record_outputs(pushed, status="ERROR", submission=wrote)
     monkeypatch.setenv("TOOLS_CHANNEL_ORDER", "rgb")
     code, _, err = tools("submit", "-m", "x")
     assert code == 0
@@ -614,8 +638,7 @@ def test_a_submission_that_the_settings_or_the_run_speak_against_goes_with_a_war
     ],
 )
 def test_a_damaged_run_json_does_no_harm(tools, pushed, monkeypatch, wrote, warnings):
-    [files, folder] = (pushed.outputs[name] for name in ("files", "folder"))
-    runs.record_outputs(pushed, folder=folder, files=files, submission=wrote)
+    runs.record_outputs(pushed, files=pushed.outputs["files"], submission=wrote)
     monkeypatch.setenv("TOOLS_CHANNEL_ORDER", "rgb")
     code, _, err = tools("submit", "-m", "x")
     assert code == 0

@@ -171,6 +171,24 @@ def test_a_redirect_by_way_of_an_unsafe_place_is_not_followed_for_its_bytes(
     assert os.listdir(tmp_path) == []
 
 
+ADDRESSES = ["https://[x/y", "https://", "//storage.example/x", "http://storage.example/x", ""]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+@pytest.mark.parametrize("endpoint", ["", "http://127.0.0.1:1"])
+def test_an_address_that_is_none_is_not_used(address, endpoint):
+    config = settings.Settings(kaggle_endpoint=endpoint)
+    with pytest.raises(VerificationError, match="not HTTPS"):
+        transfer.check_address(address, config)
+
+
+def test_a_redirect_to_no_address_is_not_followed(server, fetch, tmp_path):
+    server.faults["download"] = [Reply(302, headers={"Location": "https://[x/y"})]
+    with pytest.raises(VerificationError, match="not HTTPS"):
+        fetch()
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize("status", [302, 307])
 def test_a_redirected_upload_is_no_upload(server, tmp_path, status):
     file = tmp_path / "model.h5"

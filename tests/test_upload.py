@@ -39,7 +39,7 @@ def fetched(project):
         }
         for name, content in contents.items()
     ]
-    runs.record_outputs(run, folder=str(folder), complete=True, files=entries)
+    runs.record_outputs(run, folder=folder, complete=True, files=entries)
     return contents
 
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.peers.kaggle import Drop, Hang, Reply
+from tests.peers.kaggle import Cut, Drop, Hang, Reply
 from tools import runs, settings, watch
 from tools.errors import DeadlineError, UserError
 from tools.kaggle_client import Kaggle
@@ -256,7 +256,8 @@ def test_a_terminal_shows_a_bar_moved_by_the_kernels_lines(version, server, pyth
     monkeypatch.setenv("TOOLS_POLL_SECONDS", "0.05")
     monkeypatch.setenv("TERM", "xterm")
     version.states = ["RUNNING"]
-    server.faults["logs"] = [Hang(1)] * 50
+    not_yet = Reply(200, b"[]", {"Content-Type": "application/json"})
+    server.faults["logs"] = [not_yet, *[Hang(1)] * 50]
     terminal, theirs = pty.openpty()
     command = [python, "-m", "tools", "wait"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=True)
@@ -366,6 +367,34 @@ def test_a_log_is_followed_until_the_run_has_ended(tools, version):
     version.states = ["RUNNING", "COMPLETE"]
     lines = tools("logs", "--follow", "--json").out.splitlines()
     assert [json.loads(line)["text"] for line in lines][1] == "Traceback\n"
+
+
+def test_following_a_log_outlasts_an_outage_and_a_few_refusals(tools, version, server, monkeypatch):
+    monkeypatch.setenv("TOOLS_RETRY_SECONDS", "0")
+    run = runs.find()
+    (run.folder / "push.json").write_text(json.dumps(run.push | {"pushed_at": "2026-01-01"}))
+    denied = Reply(403, {"code": 403, "message": "Permission 'kernels.get' was denied"})
+    missing = Reply(404, {"code": 404, "message": "not found"})
+    version.states = ["RUNNING"] * 9
+    server.faults["logs"] = [Cut(1), missing, Drop(), denied, Cut(2)]
+    server.faults["GetKernelSessionStatus"] = [None, denied, Drop(), missing, None, denied]
+    done = tools("logs", "v2", "--follow")
+    assert done.code == 0, done.err
+    assert done.out == "step 5/10 | gen 1.0 | eta 0:10\nTraceback\nValueError: no GPU\n"
+    assert done.err.count("goes on all the same") == 2
+    server.faults["logs"] = [Cut(1)] * 5
+    server.faults["GetKernelSessionStatus"] = [None, *[denied] * 5]
+    done = tools("logs", "v2", "--follow")
+    assert (done.code, "was denied" in done.err) == (3, True)
+
+
+def test_a_log_that_has_not_begun_is_followed_until_the_run_has_ended(tools, version, server):
+    version.states = ["QUEUED"] * 3 + ["RUNNING"] * 2 + ["COMPLETE"]
+    empty = Reply(200, b"[]", {"Content-Type": "application/json"})
+    server.faults["logs"] = [empty, Reply(200, b"", {"Content-Type": "text/plain"}), empty]
+    done = tools("logs", "--follow")
+    assert done.code == 0
+    assert done.out == "step 5/10 | gen 1.0 | eta 0:10\nTraceback\nValueError: no GPU\n"
 
 
 def test_a_terminal_without_unicode_gets_the_log_all_the_same(version, server, python, monkeypatch):

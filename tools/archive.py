@@ -30,6 +30,7 @@ SMALL = 10 << 20  # files below this may have any ratio
 LARGEST_READ = 128 << 20
 
 _CHUNK = 1 << 20
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError)
 
 OpenAt = Callable[[int], tuple[Any, int]]
 
@@ -197,7 +198,7 @@ def unpack(archive: zipfile.ZipFile, wanted: list[Member], folder: Path) -> Iter
     for member in sorted(wanted, key=lambda member: member.info.header_offset):
         try:
             _write(archive, member, folder)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as failure:
+        except _DAMAGED as failure:
             raise VerificationError(
                 f"{member.target} is damaged in the archive: {failure}.",
                 "Run the command again; what is whole stays.",
@@ -227,6 +228,8 @@ def _safe_target(info: zipfile.ZipInfo, folder: Path) -> Path:
         raise _refused(f"{ascii(name)} is a link or a device")
     if info.flag_bits & 1:
         raise _refused(f"{ascii(name)} is encrypted")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise _refused(f"{ascii(name)} is compressed in a rare way ({info.compress_type})")
     try:
         return inside(folder, name.removesuffix("/"))
     except VerificationError as unsafe:

@@ -80,7 +80,7 @@ def _usage(failure: typer.TyperException) -> str:
 
 @app.callback()
 def root() -> None:
-    """Train an image-inpainting Pix2Pix on a Kaggle GPU from a laptop, and submit it."""
+    """Train a network that fills holes in photos on a Kaggle GPU from a laptop, and submit it."""
 
 
 @app.command()

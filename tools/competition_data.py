@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,14 +118,14 @@ class _Archive:
             self._source.pause()
         self._last = offset
         response = self._source.open(offset)
-        span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
-        if response.status_code != 206 or span is None or int(span[1]) != offset:
+        start, total = transfer.span(response)
+        if start != offset or total is None:
             response.close()
             raise _NoRanges
-        identity = response.headers.get("ETag", "")
+        identity = transfer.identity(response, total)
         if self._identity not in (None, identity):
             raise VerificationError(
                 "The archive changed while it was being read.", "Run the command again."
             )
         self._identity = identity
-        return response.raw, int(span[2])
+        return response.raw, total

@@ -33,7 +33,8 @@ from tools.remote import (
     changed_meanwhile,
 )
 
-_SCHEME = r"[a-z][a-z0-9+.-]+:"  # of two letters or more: a single one is a drive of Windows
+# Of two letters or more: a single one is a drive of Windows. In capitals it is no folder either.
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]+:", re.IGNORECASE)
 
 WORKERS = 4
 """Files on the way at a time; each holds one chunk of 8 MiB in memory."""
@@ -173,7 +174,7 @@ def connect(address: str, overwrite: bool = False) -> Destination:
         from tools.drive import DriveFolder
 
         return DriveFolder(address)
-    if re.match(_SCHEME, address):
+    if _SCHEME.match(address):
         raise UserError(
             f"{address!r} is no destination.",
             "There are gs://bucket/prefix, drive:FOLDER_ID and folders.",
@@ -196,7 +197,7 @@ def split(addresses: Sequence[str]) -> tuple[Path | None, list[str]]:
     Raises:
         UserError: there are several folders.
     """
-    elsewhere = [address for address in addresses if re.match(_SCHEME, address)]
+    elsewhere = [address for address in addresses if _SCHEME.match(address)]
     folders = [address for address in addresses if address not in elsewhere]
     if len(folders) > 1:
         raise UserError(f"--to names {len(folders)} folders: {', '.join(folders)}.", "Name one.")

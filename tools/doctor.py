@@ -15,6 +15,7 @@ from tools import console, destinations, holes, metadata, render, settings
 from tools.errors import ToolsError, UserError
 
 REMOTE = ("GPU quota", "competition")  # checks that take credentials
+PATIENCE = 5.0  # seconds of tries a question: that Kaggle is out of reach is a finding too
 DISK_GB = 5.0  # a run's outputs, twice: while they arrive and where they are kept
 
 
@@ -120,11 +121,13 @@ def _disk() -> str:
 def _service() -> Iterator[Finding]:
     """The checks that need Kaggle; without credentials the later ones are not made."""
     from tools.kaggle_client import Kaggle
+    from tools.patience import Patience
 
     kaggle: list[Kaggle] = []
 
     def sign_in() -> str:
-        kaggle.append(Kaggle(settings.load()))
+        config = settings.load()
+        kaggle.append(Kaggle(config, Patience(min(PATIENCE, config.retry_seconds))))
         _protected(kaggle[0].key_file)
         return f"of {kaggle[0].user}"
 
@@ -150,12 +153,6 @@ def _service() -> Iterator[Finding]:
         if not config.competition:
             return "none is set"
         limits = Competitions(kaggle[0]).limits(config.competition)
-        if not limits.allowed_now and not limits.total:
-            page = f"https://www.kaggle.com/competitions/{config.competition}/rules"
-            raise UserError(
-                f"Kaggle allows no submission to {config.competition}.",
-                f"Were the rules accepted at {page} , and does it go on?",
-            )
         return f"{config.competition}, {limits.allowed_now} submissions left today"
 
     unknown = "Kaggle tells none: is the phone number verified (https://www.kaggle.com/settings)?"

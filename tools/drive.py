@@ -242,7 +242,13 @@ class DriveFolder:
         return self._ask(self._files.generateIds(count=1, type="files", fields="ids"))["ids"][0]
 
     def _ask(self, request: Any) -> dict[str, Any]:
-        return self._persist(lambda: _whole(request.execute(http=self._http())), ASK)
+        def ask() -> dict[str, Any]:
+            try:
+                return _whole(request.execute(http=self._http()))
+            except UnicodeDecodeError:
+                raise CutOffError("The answer is no text.", RUN_AGAIN) from None
+
+        return self._persist(ask, ASK)
 
     def _send(self, request: Any) -> dict[str, Any]:
         # next_chunk(num_retries=…) never: it sends a chunk that it has read already as an empty

@@ -65,7 +65,7 @@ def run_dry_run(
     waiting = f"another `tools dry-run` goes on in {out}: waiting until it has ended"
     with alone(lock, f"{waiting}; --out names another folder"):
         if anew:
-            set_aside(out)
+            set_aside(out, log)
         result = run_kernel(settings, log)
         if json_:
             console.print_json({"out": str(out), "log": str(log), **result})
@@ -73,13 +73,16 @@ def run_dry_run(
             show(result, out)
 
 
-def set_aside(out: Path) -> None:
-    """Make way for a run: the last one, if it came to anything, becomes ``earlier``."""
+def set_aside(out: Path, log: Path) -> None:
+    """Make way for a run: the last one and its log, if it came to anything, become ``earlier``."""
     earlier = out.with_name("earlier")
     if any((out / name).exists() for name in ("checkpoint.npz", "run.json", "best.npz")):
         shutil.rmtree(earlier, ignore_errors=True)  # one is kept: this run may be a mistake
         out.rename(earlier)
+        if log.exists():
+            os.replace(log, f"{earlier}.log")
     shutil.rmtree(out, ignore_errors=True)
+    log.unlink(missing_ok=True)
 
 
 def show(result: dict[str, Any], out: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,7 +24,6 @@ from tools.runs import Run
 from tools.sessions import keep_log
 
 PARTIAL = "PARTIAL.txt"
-FOLDER = "outputs"  # in a run's folder in the ledger
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Listing:
 
 def list_outputs(kernels: Kernels, run: Run, sizes: bool = True) -> Listing:
     """Every page of a version's listing; names that are unsafe or clash are set aside."""
-    found, names = Listing(), Names(manifest.NAME, PARTIAL, f"{run.slug}.log")
+    found, names = Listing(), Names(manifest.NAME, PARTIAL, run.log_name)
     for name, address in kernels.outputs(run.kernel, run.version):
         if not safe(name) or names.add(name):
             found.refused.append(name)
@@ -71,7 +71,7 @@ def fetch(
     fetching = _Fetching(kernels, run, state, folder)
     log = keep_log(run, kernels.log(run.kernel, run.version))
     wanted = fetching.wanted(include)
-    if not overwrite and folder != run.folder / FOLDER:
+    if not overwrite and folder != run.outputs_folder:
         fetching.refuse_foreign(wanted, log)
     if state.status != "COMPLETE":
         write_whole(folder / PARTIAL, f"{run}: {state.status} {state.failure}\n")
@@ -112,7 +112,6 @@ class _Fetching:
 
     def __init__(self, kernels: Kernels, run: Run, state: State, folder: Path) -> None:
         self._kernels, self._run, self._state, self._folder = kernels, run, state, folder
-        self._log_name = f"{run.slug}.log"
         self._listing = list_outputs(kernels, run)
         self._fresh = dict(self._listing.addresses)
         self.record = self._record()
@@ -141,7 +140,7 @@ class _Fetching:
         """
         names, sizes = self._listing.addresses, self._listing.sizes
         wanted = [name for name in names if matches(name, include)]
-        found = wanted or matches(self._log_name, include) or not names
+        found = wanted or matches(self._run.log_name, include) or not names
         if self._state.status == "COMPLETE" and not found:
             raise UserError(
                 f"No output of {self._run} matches {' or '.join(include)}.",
@@ -150,17 +149,16 @@ class _Fetching:
         return sorted(wanted, key=lambda name: (name == manifest.NAME, -sizes.get(name, 0)))
 
     def refuse_foreign(self, wanted: Iterable[str], log: str) -> None:
-        """Refuse to replace files that did not come from this run."""
-        earlier = self._run.outputs.get("files", [])
-        digests = {e["name"]: e["sha256"] for e in (*earlier, *self._entries.values())}
-        digests[self._log_name] = hashlib.sha256(log.encode()).hexdigest()
+        """Refuse to replace files that did not come from this run, or were changed since."""
+        run, ours = self._run, defaultdict[str, set[str]](set)
+        for entry in (*run.outputs.get("files", []), *self._entries.values()):
+            ours[entry["name"]].add(entry["sha256"])
+        ours[run.log_name].add(hashlib.sha256(log.encode()).hexdigest())
         if self.record:
-            digests[manifest.NAME] = sha256(self._run.folder / manifest.NAME)
-        for name in (*wanted, self._log_name):
+            ours[manifest.NAME].add(sha256(run.folder / manifest.NAME))
+        for name in (*wanted, run.log_name):
             path = inside(self._folder, name)
-            if name in self.known or not path.exists():
-                continue
-            if not (path.is_file() and sha256(path) == digests.get(name)):
+            if path.exists() and not (path.is_file() and sha256(path) in ours[name]):
                 raise _foreign(path)
         mark = self._folder / PARTIAL
         if self._state.status != "COMPLETE" and mark.exists() and not _is_mark(mark, self._run):
@@ -185,7 +183,7 @@ class _Fetching:
 
     def add_log(self, log: str) -> None:
         """Keep the log beside the files, where the run did not write one of its name."""
-        name = self._log_name
+        name = self._run.log_name
         if log and name not in self._listing.addresses:
             size, digest = verify.check(write_whole(self._folder / name, log), name)
             self.known[name] = {"name": name, "size": size, "sha256": digest, "verified": False}
@@ -210,12 +208,12 @@ class _Fetching:
         )
 
     def _note(self, complete: bool) -> None:
-        run, folder = self._run, str(self._folder)
-        if not complete and run.outputs.get("complete") and run.outputs["folder"] != folder:
+        run = self._run
+        if not complete and run.outputs.get("complete") and run.fetched_to != self._folder:
             return  # the whole of it is elsewhere: that is what the ledger tells
         runs.record_outputs(
             run,
-            folder=folder,
+            folder=self._folder,
             status=self._state.status,
             complete=complete and self._state.status == "COMPLETE",
             files=list(self.known.values()),
@@ -277,6 +275,6 @@ class _Fetching:
 
 def _known(run: Run, folder: Path) -> Iterable[dict[str, Any]]:
     """Entries of an earlier fetch into the same folder."""
-    if run.outputs.get("folder") != str(folder):
+    if run.fetched_to != folder:
         return []
     return _present(folder, run.outputs.get("files", []))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from tools import console, runs
@@ -50,9 +51,9 @@ def _before(run: Run, found: list[Run]) -> Run | None:
 
 def _row(run: Run, before: Run | None) -> dict[str, Any]:
     predictor = str(_config(run).get("predictor", "model"))
-    scores = [one["score"] for one in run.submissions if isinstance(one.get("score"), int | float)]
+    scores = [_number(submission, "score") for submission in run.submissions]
     return {
-        "run": f"{run.slug}/v{run.version}",
+        "run": run.short,
         "kernel": run.kernel,
         "version": run.version,
         "url": run.url,
@@ -61,7 +62,7 @@ def _row(run: Run, before: Run | None) -> dict[str, Any]:
         "config": _differences(run, before),
         "hole_rmse": _number(run.outputs, "metrics", "hole_rmse", predictor),
         "ratio_to_harmonic": _number(run.outputs, "metrics", "ratio_to_harmonic", predictor),
-        "leaderboard": min(scores, default=None),
+        "leaderboard": min((score for score in scores if score is not None), default=None),
         "outputs": _outputs(run),
         "folder": str(run.folder),
     }
@@ -96,11 +97,13 @@ def _outputs(run: Run) -> str:
 
 
 def _number(found: Any, *names: str) -> float | None:
-    """A number deep in a record that a run wrote; None if it is not there."""
+    """A finite number deep in a record from outside; None if it is not there."""
     for name in names:
         found = found.get(name) if isinstance(found, dict) else None
-    return found if isinstance(found, int | float) else None
+    is_number = isinstance(found, int | float) and not isinstance(found, bool)
+    # Compared before it is converted: an integer of JSON may have more digits than any float.
+    return float(found) if is_number and abs(found) <= sys.float_info.max else None
 
 
-def _figure(value: Any, digits: int) -> str:
-    return f"{value:.{digits}f}" if isinstance(value, int | float) else ""
+def _figure(value: float | None, digits: int) -> str:
+    return f"{value:.{digits}f}" if value is not None else ""

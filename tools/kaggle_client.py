@@ -31,6 +31,8 @@ SIGN_IN = (
 )
 PAGE = 200  # the most that Kaggle gives at once
 PAGES = 500  # more than any listing has; a server that never ends is stopped here
+ODD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What the public client raises over an answer that it cannot read."""
 
 
 class NotFoundError(RefusedError):
@@ -152,7 +154,7 @@ class Kaggle:
                     ) from failure
                 problem = patience.reason(failure)
                 sent = not _never_sent(failure)
-            except (AttributeError, KeyError, TypeError, ValueError) as failure:
+            except ODD as failure:
                 if not repeatable:
                     raise self._uncertain(doing, "the answer makes no sense") from failure
                 raise RefusedError(
@@ -204,7 +206,7 @@ class Kaggle:
                     credentials = KaggleCredentials.load(client=client)
                     credentials.refresh_access_token()
                 values["token"] = credentials.get_access_token()
-            except (AttributeError, KeyError, TypeError, ValueError):
+            except ODD:
                 return False  # the file has gone, or the answer makes no sense
             except requests.HTTPError as refusal:
                 code = refusal.response.status_code if refusal.response is not None else 0
@@ -306,7 +308,7 @@ def _reason(failure: Any) -> str:
     try:
         body = failure.response.json()
         return str(body.get("error", body)["message"])
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except ODD:
         return str(failure)
 
 

@@ -63,14 +63,24 @@ class Competitions:
         self._kaggle = kaggle
 
     def limits(self, competition: str) -> Limits:
-        """How many submissions are left."""
+        """How many submissions are left.
+
+        Raises:
+            NoAccessError: the team may not submit at all.
+        """
         answer = self._ask(
             competition,
             "asking for the submissions left",
             "get_submission_limits",
             ApiGetSubmissionLimitsRequest,
         )
-        return Limits(answer.num_today or 0, answer.num_total or 0, answer.num_allowed_now or 0)
+        found = Limits(answer.num_today or 0, answer.num_total or 0, answer.num_allowed_now or 0)
+        if not found.allowed_now and not found.total:
+            raise NoAccessError(
+                f"Kaggle allows no submission to {competition}.",
+                f"Were the rules accepted at {_rules(competition)} , and does it go on?",
+            )
+        return found
 
     def upload_submission(
         self, competition: str, file: Path, advance: transfer.Advance = lambda count: None
@@ -109,7 +119,7 @@ class Competitions:
             blob_file_tokens=token,
             submission_description=message,
         )
-        return answer.ref or 0, plain(answer.message)
+        return _reference(answer.ref), plain(answer.message)
 
     def create_code_submission(
         self, competition: str, kernel: str, version: int, file_name: str, message: str
@@ -132,7 +142,7 @@ class Competitions:
             file_name=file_name,
             submission_description=message,
         )
-        return answer.ref or 0, plain(answer.message)
+        return _reference(answer.ref), plain(answer.message)
 
     def submission(self, ref: int) -> Submission:
         """One submission.
@@ -210,15 +220,19 @@ def _explained(competition: str, doing: str) -> Iterator[None]:
             "Check `competition` in tools.toml.",
         ) from missing
     except NoAccessError as denied:
-        page = f"https://www.kaggle.com/competitions/{competition}/rules"
         raise NoAccessError(
-            denied.message, f"Were the rules accepted at {page} , and is the slug right?"
+            denied.message,
+            f"Were the rules accepted at {_rules(competition)} , and is the slug right?",
         ) from denied
+
+
+def _rules(competition: str) -> str:
+    return f"https://www.kaggle.com/competitions/{competition}/rules"
 
 
 def _submission(answer: Any) -> Submission:
     return Submission(
-        ref=answer.ref or 0,
+        ref=_reference(answer.ref),
         status=answer.status.name,
         score=_number(answer.public_score),
         error=plain(answer.error_description),
@@ -227,9 +241,14 @@ def _submission(answer: Any) -> Submission:
     )
 
 
-def _number(text: str | None) -> float | None:
+def _reference(found: Any) -> int:
+    """A submission's number; 0 for what is none."""
+    return found if type(found) is int and found > 0 else 0
+
+
+def _number(found: Any) -> float | None:
     try:
-        value = float(text or "")
-    except ValueError:
+        value = float(found or "")
+    except (OverflowError, TypeError, ValueError):
         return None
     return value if math.isfinite(value) else None

@@ -24,18 +24,17 @@ def verified_files(run: Run) -> list[OutputFile]:
     if not run.outputs.get("complete"):
         raise UserError(
             f"The outputs of {run} are not here as a whole.",
-            f"Fetch them: tools fetch-outputs {run.slug}/v{run.version}",
+            f"Fetch them: tools fetch-outputs {run.short}",
         )
-    folder = Path(run.outputs["folder"])
     found = []
     for entry in run.outputs["files"]:
-        if not entry["verified"] and entry["name"] != f"{run.slug}.log":
+        if not entry["verified"] and entry["name"] != run.log_name:
             continue
-        path = inside(folder, entry["name"])
+        path = inside(run.fetched_to, entry["name"])
         if not path.is_file():
             raise VerificationError(f"{path} is not there any more.", "Fetch it again.")
         verify.check(path, entry["name"], entry["size"], entry["sha256"])
-        found.append(_output(folder, entry))
+        found.append(_output(run.fetched_to, entry))
     return sorted(found, key=lambda file: file.name == manifest.NAME)
 
 
@@ -51,7 +50,7 @@ def matching(
     going = [
         _output(folder, entry)
         for entry in entries
-        if (entry["verified"] or entry["name"] == f"{run.slug}.log")
+        if (entry["verified"] or entry["name"] == run.log_name)
         and entry["name"] != manifest.NAME
         and matches(entry["name"], patterns)
     ]

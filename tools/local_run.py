@@ -47,8 +47,9 @@ def kernel_script() -> Path:
 def run_kernel(settings: dict[str, Any], log: Path) -> dict[str, Any]:
     """Run the kernel as a program with a progress bar, and read its ``run.json``.
 
-    Its output goes to ``log``. Ctrl-C reaches the kernel too: it saves its state and ends, and is
-    listened to until then; a second one ends it at once.
+    Its output is added to ``log``, which may hold that of the part that is gone on with. Ctrl-C
+    reaches the kernel too: it saves its state and ends, and is listened to until then; a second
+    one ends it at once.
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed, and the kernel has ended.
@@ -60,7 +61,7 @@ def run_kernel(settings: dict[str, Any], log: Path) -> dict[str, Any]:
     tail: deque[str] = deque(maxlen=5)
     with (
         _first_ctrl_c() as pressed,
-        open(log, "w", encoding="utf-8", buffering=1) as copy,
+        open(log, "a", encoding="utf-8", buffering=1) as copy,
         subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
         ) as kernel,

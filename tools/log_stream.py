@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from tools import logs
 from tools.errors import NetworkError
@@ -15,6 +16,7 @@ from tools.logs import Event
 from tools.patience import BROKEN
 
 END = "END_OF_LOG"
+LIVE = "text/event-stream"
 
 
 def follow(
@@ -33,12 +35,13 @@ def follow(
     while True:
         before = seen
         try:
-            for number, event in enumerate(_stream(kernels, kernel, version)):
-                if event is None:
-                    return
-                if number >= seen:
-                    seen += 1
-                    yield event
+            with kernels.log_stream(kernel, version) as response:
+                for number, event in enumerate(_live(response)):
+                    if event is None:
+                        return
+                    if number >= seen:
+                        seen += 1
+                        yield event
         except (NotFoundError, NoAccessError, NetworkError, *BROKEN):
             pass  # not there yet, or broken off: its state decides
         if ended():
@@ -49,39 +52,47 @@ def follow(
 
 
 def so_far(kernels: Kernels, kernel: str, version: int, quiet: float) -> list[Event]:
-    """What a running version has written: what comes until the stream is quiet for a while."""
+    """What a running version has written: what comes until the stream is quiet for a while.
+
+    One that is never quiet is left after three times as long.
+    """
     events: list[Event] = []
-    until = time.monotonic() + 10 * quiet
-    with contextlib.suppress(NotFoundError, NoAccessError, NetworkError, *BROKEN):
-        for event in _stream(kernels, kernel, version, quiet):
+    with (
+        contextlib.suppress(NotFoundError, NoAccessError, NetworkError, *BROKEN),
+        kernels.log_stream(kernel, version, quiet) as response,
+    ):
+        if _kind(response) not in (LIVE, "text/html"):  # it has just ended: the stored log
+            return logs.parse(response.content.decode("utf-8", "replace"))
+        until = time.monotonic() + 3 * quiet
+        for event in _live(response):
             if event is None or time.monotonic() > until:
                 break
             events.append(event)
     return events
 
 
-def _stream(
-    kernels: Kernels, kernel: str, version: int, quiet: float | None = None
-) -> Iterator[Event | None]:
-    """Events from one connection; None where the service says that this is the end."""
-    with kernels.log_stream(kernel, version, quiet) as response:
-        kind = response.headers.get("Content-Type", "")
-        if kind.startswith("text/html"):
-            raise NetworkError("Kaggle's log is a web page; a proxy or a sign-in may be between.")
-        if not kind.startswith("text/event-stream"):
-            yield from logs.parse(response.content.decode("utf-8", "replace"))
+def _kind(response: Any) -> str:
+    return response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+
+def _live(response: Any) -> Iterator[Event | None]:
+    """Events as they come; None where the service says that this is the end.
+
+    There are none in another answer than a stream: the service gives one for what has ended, and
+    may for what has not begun.
+    """
+    if _kind(response) != LIVE:
+        return
+    for raw in response.iter_lines():
+        line = raw.decode("utf-8", "replace")
+        if not line.startswith("data:"):
+            continue
+        data = line.removeprefix("data:").strip()
+        if data == END:
             yield None
             return
-        for raw in response.iter_lines():
-            line = raw.decode("utf-8", "replace")
-            if not line.startswith("data:"):
-                continue
-            data = line.removeprefix("data:").strip()
-            if data == END:
-                yield None
-                return
-            try:
-                event = logs.read_event(parse_json(data))
-            except ValueError:
-                event = None
-            yield event or Event("stdout", 0.0, data + "\n")
+        try:
+            event = logs.read_event(parse_json(data))
+        except ValueError:
+            event = None
+        yield event or Event("stdout", 0.0, data + "\n")

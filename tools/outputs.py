@@ -9,7 +9,7 @@ from typing import Any
 from tools import console, destinations, manifest, runs, sessions
 from tools.destinations import Delivery
 from tools.errors import DeadlineError, RunFailedError, ToolsError
-from tools.fetching import FOLDER, PARTIAL, Listing, fetch, list_outputs
+from tools.fetching import PARTIAL, Listing, fetch, list_outputs
 from tools.files import alone, at_home
 from tools.kept import matches, matching
 from tools.remote import Origin
@@ -46,11 +46,11 @@ def fetch_outputs(
     if not state.ended:
         raise DeadlineError(
             f"{run} is still {state.status}; nothing was fetched.",
-            f"Wait for it: tools wait {run.slug}/v{run.version}",
+            f"Wait for it: tools wait {run.short}",
         )
     origin = Origin(run.kernel, run.version)
     goals = destinations.ready(elsewhere, origin, overwrite)  # before hours of downloads
-    folder = run.folder / FOLDER
+    folder = run.outputs_folder
     if chosen:
         folder = at_home(Path(destinations.expand(str(chosen), origin))).absolute()
     waiting = f"another `tools fetch-outputs` of {run} goes on: waiting until it has ended"
@@ -102,7 +102,7 @@ def show_files(
 ) -> None:
     """Print what is in the folder now."""
     if as_json:
-        complete = bool(run.outputs.get("complete")) and run.outputs["folder"] == str(folder)
+        complete = bool(run.outputs.get("complete")) and run.fetched_to == folder
         console.print_json(
             {"kernel": run.kernel, "version": run.version, "folder": str(folder)}
             | {"complete": complete}

@@ -22,6 +22,7 @@ from tools.local_run import run_kernel
 from tools.submission import FILE, holes_to_fill
 from tools.submitter import Candidate, Submitter
 
+ONCE_MORE = "The same command submits it once more."
 WAYS = tuple(itertools.product(("bgr", "rgb"), ("unit", "minmax")))
 
 Way = tuple[str, str]
@@ -33,7 +34,7 @@ def run(data: Path | None, yes: bool, timeout: float, as_json: bool) -> None:
     chosen = settings.load(project)
     folder = data if data is not None else chosen.data_folder(project)
     holes = holes_to_fill(project, chosen, data)
-    submitter = Submitter(chosen, timeout, ["tools", "probe"])
+    submitter = Submitter(chosen, timeout, ["tools", "probe"], ONCE_MORE)
     with _alone():
         known = _scored(submitter)
         unsent = [way for way in WAYS if way not in known]

@@ -83,7 +83,7 @@ def push_and_report(plan: Plan, wait_hours: float | None, json: bool) -> None:
     else:
         sys.stdout.write(f"{run.kernel}/v{run.version}\n")
         if not plan.no_run:
-            console.note(f"Wait for it: tools wait {run.slug}/v{run.version}")
+            console.note(f"Wait for it: tools wait {run.short}")
 
 
 def push(plan: Plan) -> Run:
@@ -289,7 +289,7 @@ def _send(kernels: Kernels, last: Version, text: str, request: dict[str, Any]) -
     An answer that was lost, as by Ctrl-C, is made up for by looking at what Kaggle has.
     """
     uncertain: BaseException | None = None
-    kernel, page = last.kernel, f"https://www.kaggle.com/code/{last.kernel}"
+    kernel, page = last.kernel, runs.page(last.kernel)
     pushed = Pushed(kernel, page, 0, "", {})
     try:
         pushed = kernels.save(**request)

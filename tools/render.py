@@ -112,15 +112,16 @@ def effective_config(rendered: str, folder: Path) -> Config:
         script = Path(temporary) / "kernel.py"
         script.write_text(rendered, encoding="utf-8")
         try:
-            done = subprocess.run(
-                [sys.executable, str(script), "--print-config"],
-                cwd=folder,
-                capture_output=True,
-                text=True,
-                encoding="utf-8",
-                errors="replace",
-                timeout=SECONDS,
-            )
+            with console.stderr.status("checking the settings with the kernel"):
+                done = subprocess.run(
+                    [sys.executable, str(script), "--print-config"],
+                    cwd=folder,
+                    capture_output=True,
+                    text=True,
+                    encoding="utf-8",
+                    errors="replace",
+                    timeout=SECONDS,
+                )
         except subprocess.TimeoutExpired:
             raise UserError(f"The kernel's --print-config took over {SECONDS} s.") from None
     if done.returncode == 0:

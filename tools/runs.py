@@ -50,6 +50,27 @@ class Run:
         return self.kernel.split("/")[1]
 
     @property
+    def short(self) -> str:
+        """What commands take, as ``pix2pix/v3``."""
+        return f"{self.slug}/v{self.version}"
+
+    @property
+    def log_name(self) -> str:
+        """The name of its log among its outputs."""
+        return f"{self.slug}.log"
+
+    @property
+    def outputs_folder(self) -> Path:
+        """Where its outputs go if no other folder is named."""
+        return self.folder / "outputs"
+
+    @property
+    def fetched_to(self) -> Path:
+        """Where its outputs were fetched to last; :attr:`outputs_folder` if they never were."""
+        told = self.outputs.get("folder")
+        return self.folder / told if isinstance(told, str) else self.outputs_folder
+
+    @property
     def pushed_at(self) -> str:
         """When it was pushed; empty where the ledger does not say."""
         told = self.push.get("pushed_at")
@@ -78,7 +99,12 @@ class Run:
     @property
     def url(self) -> str:
         """The kernel's page."""
-        return self.push.get("url") or f"https://www.kaggle.com/code/{self.kernel}"
+        return self.push.get("url") or page(self.kernel)
+
+
+def page(kernel: str) -> str:
+    """The page of a kernel on Kaggle."""
+    return f"https://www.kaggle.com/code/{kernel}"
 
 
 def now() -> str:
@@ -116,8 +142,12 @@ def record_status(run: Run, status: str, failure: str = "") -> None:
     _write(run.folder / "status.json", {"status": status, "failure": failure, "at": now()})
 
 
-def record_outputs(run: Run, **facts: Any) -> Run:
-    """Note what was fetched: folder, files, metrics, whether it is complete."""
+def record_outputs(run: Run, folder: Path | None = None, **facts: Any) -> Run:
+    """Note what was fetched: the folder that holds it, files, metrics, whether it is complete."""
+    if folder is not None:
+        # Relative to what is moved along with it when the project is.
+        within = folder.is_relative_to(run.folder)
+        facts["folder"] = str(folder.relative_to(run.folder) if within else folder)
     _write(run.folder / "outputs.json", {"fetched_at": now(), **facts})
     return read(run.folder)
 
@@ -214,7 +244,7 @@ def find(reference: str | None = None) -> Run:
         for run in known:
             if run.version == version and kernel in (run.slug, run.kernel):
                 return run
-    names_known = ", ".join(f"{run.slug}/v{run.version}" for run in known[:5])
+    names_known = ", ".join(run.short for run in known[:5])
     raise UserError(f"There is no run {reference!r} in the ledger.", f"There are {names_known}.")
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tools.console import plain
 from tools.errors import UserError
 from tools.files import at_home, write_whole
 
@@ -87,8 +88,8 @@ FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
 
 def on_this_machine(url: str) -> bool:
     """Whether ``url`` is plain HTTP to a loopback address given in digits."""
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(url)
         loopback = ip_address(parts.hostname or "").is_loopback
     except ValueError:
         return False
@@ -118,10 +119,10 @@ def _typed(name: str, value: Any, source: str) -> Any:
             return float(value)
         if kind is str and isinstance(value, str):
             return str(value)
-    except ValueError:
+    except (OverflowError, TypeError, ValueError):
         pass
     wanted = {str: "text", float: "a number"}[kind]
-    raise UserError(f"{source}: {name} should be {wanted}, not {value!r}.")
+    raise UserError(f"{source}: {name} should be {wanted}, not {plain(repr(value))}.")
 
 
 def load(folder: Path | None = None) -> Settings:
@@ -137,7 +138,7 @@ def load(folder: Path | None = None) -> Settings:
     if path.is_file():
         try:
             found = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as failure:
+        except (RecursionError, ValueError) as failure:  # what is no UTF-8 too
             remedy = 'Text stands in quotes: name = "value".'
             raise UserError(f"{path} is no valid TOML: {failure}.", remedy) from failure
         known = [name for name in FIELDS if name != "kaggle_endpoint"]

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tools import console, runs, settings, submission_file
-from tools.errors import UserError
+from tools.errors import UserError, VerificationError
+from tools.files import sha256
 from tools.holes import Holes, find_masked_info, read_holes
 from tools.submitter import REPORT_SCORE, Candidate, Submitter
 
@@ -67,8 +68,9 @@ def named(what: str | None) -> tuple[runs.Run | None, Path]:
 
     Raises:
         UserError: there is no such run or file, or what it names is no submission.
+        VerificationError: what lies in the run's place is not what the run wrote.
     """
-    by_path = what and (Path(what).exists() or not runs.is_reference(what))
+    by_path = what and (Path(what).is_file() or not runs.is_reference(what))
     writer = None if by_path else runs.find(what)
     file = _written(writer) if writer else Path(str(what))
     submission_file.require(file)
@@ -83,10 +85,16 @@ def holes_to_fill(project: Path, chosen: settings.Settings, data: Path | None) -
 
 def _written(run: runs.Run) -> Path:
     """The submission that a run wrote, as it was fetched."""
-    folder = run.outputs.get("folder")
-    path = (Path(folder) if isinstance(folder, str) else run.folder / "outputs") / FILE
+    path = run.fetched_to / FILE
+    fetch = f"tools fetch-outputs {run.short}"
     if not path.is_file():
-        raise UserError(f"There is no {path} yet.", "Run `tools fetch-outputs`, or name a file.")
+        raise UserError(f"There is no {path} yet.", f"Run `{fetch}`, or name a file.")
+    wrote = {e.get("sha256") for e in run.outputs.get("files", []) if e.get("name") == FILE}
+    if wrote and sha256(path) not in wrote:
+        raise VerificationError(
+            f"{path} is not what {run} wrote.",
+            f"Fetch that again: {fetch}; or name the file itself to take it as it is.",
+        )
     return path
 
 

@@ -2,11 +2,12 @@
 
 What was sent is in the ledger before anything else happens, so that the same command run again
 waits on instead of submitting twice. A request whose answer was lost is looked up in Kaggle's own
-list of submissions.
+list of submissions, which may show it late: until it does, or must have, nothing else is sent.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import shlex
@@ -25,6 +26,9 @@ from tools.kaggle_competitions import Competitions, Submission
 REPORT_SCORE = 0.16737  # the published recipe's best public score (RMSE)
 INTENT = "submitting.json"
 LISTED = 200  # Kaggle's newest submissions that are looked through
+POLLS = 12  # times poll_seconds, and a minute at most: how long a command looks for a submission
+DOUBT = 5  # times as long: when Kaggle still does not list a submission, it has none
+LOOKS_FIRST = "Run the command again later: it looks there before it submits."
 
 Noted = tuple[Path, dict[str, Any]]  # a submission in the ledger: its folder and its entry
 
@@ -51,40 +55,53 @@ class Submitter:
         chosen: the project's settings.
         timeout: minutes to wait for each score.
         command: what a person can call to wait on after that.
+        once_more: how a person has a file submitted that Kaggle could not score.
     """
 
-    def __init__(self, chosen: settings.Settings, timeout: float, command: list[str]) -> None:
+    def __init__(
+        self,
+        chosen: settings.Settings,
+        timeout: float,
+        command: list[str],
+        once_more: str = "To submit the same file once more, add --again.",
+    ) -> None:
         self._way_back = f"Wait on, and upload nothing, with: {shlex.join(command)}"
+        self._once_more = once_more
         self.kaggle = Competitions(Kaggle(chosen))
         self.competition = chosen.required_competition()
         self._timeout = timeout
         self._poll_seconds = chosen.poll_seconds
+        self._looking = min(60.0, POLLS * chosen.poll_seconds)
         self._intent = runs.root() / INTENT
 
     def submit(self, candidate: Candidate, *, again: bool = False) -> dict[str, Any]:
         """Submit a file unless that was done before, and wait for its score.
 
-        With ``again``, only a submission of it whose answer was lost counts as done before.
+        With ``again``, only a submission of it whose answer was lost counts as done before, and
+        that only if Kaggle lists it.
 
         Returns:
             The ledger's entry: ref, status, score, ratio_to_report, rank, teams, what was sent.
 
         Raises:
             RefusedError: no submission is left today, or Kaggle refused it or could not score it.
+            UncertainError: an answer was lost, and Kaggle may list that submission yet.
             DeadlineError: it is not scored yet; the same call waits on.
             NetworkError: the upload failed, or Kaggle could not be reached.
         """
-        path = candidate.checked.path
+        path, sha256 = candidate.checked.path, candidate.checked.sha256
         with self._alone():
-            unsettled = self._intent.is_file()
             found = self._settle()
-            if unsettled and found is None:
-                console.note(
-                    "Kaggle does not list what was submitted last, when its answer was lost"
-                )
-            if found is None or not self._is_of(candidate.checked.sha256, found[1]):
-                found = None if again else self._submitted(candidate.checked.sha256)
+            if found is None or not self._is_of(sha256, found[1]):
+                found = None if again else self._submitted(sha256)
+            if found is None and not (again and self._is_of(sha256, self._in_doubt())):
+                late = self._cleared(sha256)
+                found = late if late and self._is_of(sha256, late[1]) else None
             if found is None:
+                if self._intent.is_file():
+                    console.note(
+                        "Kaggle does not list what was submitted last, when its answer was lost"
+                    )
                 self.require_allowance()
                 folder, entry = candidate.folder, self._send(candidate)
             else:
@@ -108,12 +125,6 @@ class Submitter:
         limits = self.kaggle.limits(self.competition)
         if limits.allowed_now > 0:
             return limits.allowed_now
-        rules = f"https://www.kaggle.com/competitions/{self.competition}/rules"
-        if not limits.total:
-            raise RefusedError(
-                f"Kaggle allows no submission to {self.competition}.",
-                f"Were the rules accepted at {rules} , and does it go on? Nothing was uploaded.",
-            )
         raise RefusedError(
             f"No submission to {self.competition} is left: {limits.today} were made today, "
             f"{limits.total} in all.",
@@ -140,7 +151,7 @@ class Submitter:
         return max(same, key=lambda found: found[1]["at"], default=None)
 
     def _send(self, candidate: Candidate) -> dict[str, Any]:
-        """Submit now; the ledger has it when this returns."""
+        """Submit now; the ledger has it when this returns, and the intent is there until then."""
         checked = candidate.checked
         facts = {
             "competition": self.competition,
@@ -155,10 +166,27 @@ class Submitter:
         intent = {"folder": str(candidate.folder), "known": known, "facts": facts}
         write_whole(self._intent, json.dumps(intent, indent=2, ensure_ascii=False))
         try:
+            return self._create(candidate, token, facts)
+        except KeyboardInterrupt:
+            found = None
+            with contextlib.suppress(ToolsError, KeyboardInterrupt):
+                found = self._settle()
+            if found:
+                console.note(f"\nSubmission {found[1]['ref']} goes on. {self._way_back}")
+            else:
+                console.note(f"\nIt is not known whether Kaggle took it. {LOOKS_FIRST}")
+            raise
+
+    def _create(self, candidate: Candidate, token: str, facts: dict[str, Any]) -> dict[str, Any]:
+        try:
             if candidate.kernel:
                 kernel, version = candidate.kernel
                 ref, words = self.kaggle.create_code_submission(
-                    self.competition, kernel, version, checked.path.name, candidate.message
+                    self.competition,
+                    kernel,
+                    version,
+                    candidate.checked.path.name,
+                    candidate.message,
                 )
             else:
                 ref, words = self.kaggle.create_submission(
@@ -166,7 +194,7 @@ class Submitter:
                 )
         except UncertainError as lost:
             return self._looked_up(lost)
-        except RefusedError:
+        except ToolsError:  # it was refused, or never reached Kaggle
             self._intent.unlink()
             raise
         if ref:
@@ -177,11 +205,11 @@ class Submitter:
 
     def _looked_up(self, unclear: ToolsError) -> dict[str, Any]:
         """What Kaggle's list has of the submission just sent, whose answer does not tell."""
-        found = self._settle()
+        found = self._looked_for()
         if found is None:
             raise type(unclear)(
                 f"{unclear.message.rstrip('.')}, and Kaggle does not list the submission.",
-                "Run the command again later: it looks there before it submits.",
+                LOOKS_FIRST,
             ) from unclear
         return found[1]
 
@@ -196,23 +224,74 @@ class Submitter:
         return list(itertools.islice(self.kaggle.submissions(competition), LISTED))
 
     def settle(self) -> None:
-        """Enter a submission whose answer was lost in the ledger, if Kaggle has it after all."""
+        """Enter a submission whose answer was lost in the ledger, if Kaggle has it after all.
+
+        Raises:
+            UncertainError: Kaggle may list it yet.
+        """
         with self._alone():
             self._settle()
+            self._cleared()
 
-    def _settle(self) -> Noted | None:
-        """Do :meth:`settle` where the lock is held; returns what was entered."""
+    def _cleared(self, sha256: str = "") -> Noted | None:
+        """Let nothing be sent while Kaggle may list yet what was; returns what was entered.
+
+        Raises:
+            UncertainError: it may; the remedy is that for the file of that hash.
+        """
+        found = self._looked_for() if self._in_doubt() else None
+        if facts := self._in_doubt():
+            remedy = f"{LOOKS_FIRST} {self._once_more if self._is_of(sha256, facts) else ''}"
+            raise UncertainError(
+                f"Nothing was sent: the answer to {facts['file']} was lost, and Kaggle, which may "
+                "be late, does not list it yet.",
+                remedy,
+            )
+        return found
+
+    def _in_doubt(self) -> dict[str, Any]:
+        """The facts of what was sent so lately that Kaggle may list it yet; empty if none was."""
         if not self._intent.is_file():
-            return None
+            return {}
+        age = abs(time.time() - self._intent.stat().st_mtime)
+        return self._unsettled()[2] if age < DOUBT * self._looking else {}
+
+    def _looked_for(self) -> Noted | None:
+        """Do :meth:`settle` for about a minute: Kaggle may list a submission late."""
+        until, pause = time.monotonic() + self._looking, self._poll_seconds
+        with console.stderr.status("looking whether Kaggle lists the submission"):
+            while (found := self._settle()) is None and (left := until - time.monotonic()) > 0:
+                time.sleep(min(pause, left))
+                pause *= 1.5
+        return found
+
+    def _unsettled(self) -> tuple[Path, list[int], dict[str, Any]]:
+        """The submission whose answer was lost.
+
+        Returns:
+            The ledger's folder that it belongs to, what Kaggle listed before it, and its facts.
+
+        Raises:
+            UserError: what was noted of it is damaged.
+        """
         try:
             intent = json.loads(self._intent.read_text(encoding="utf-8"))
-            folder, known, facts = Path(intent["folder"]), intent["known"], intent["facts"]
-            competition, message = facts["competition"], console.plain(facts["message"])
+            facts = intent["facts"]
+            if missing := {"competition", "file", "message", "sha256"} - set(facts):
+                raise KeyError(*missing)
+            return Path(intent["folder"]), intent["known"], facts
         except (OSError, ValueError, KeyError, TypeError) as failure:
             raise UserError(
                 f"{self._intent} is damaged ({failure}); it tells what was last submitted.",
                 "Look at the submissions on Kaggle, then delete it.",
             ) from failure
+
+    def _settle(self) -> Noted | None:
+        """Do :meth:`settle` by one look at Kaggle's list."""
+        if not self._intent.is_file():
+            return None
+        folder, known, facts = self._unsettled()
+        competition, message = facts["competition"], console.plain(facts["message"])
         for seen in self._newest(competition):
             if seen.ref not in known and seen.description == message:
                 console.note(f"Kaggle had taken submission {seen.ref}, though its answer was lost")
@@ -288,5 +367,5 @@ class Submitter:
         return RefusedError(
             f"Kaggle could not score submission {entry['ref']} ({entry['file']}): "
             f"{entry.get('error') or 'it gave no reason'}.",
-            "To submit the same file once more, add --again.",
+            self._once_more,
         )

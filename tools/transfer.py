@@ -24,6 +24,7 @@ from tools.settings import Settings, on_this_machine
 
 CHUNK = 1 << 16  # what of it had not come when a connection breaks off is fetched again
 EXPIRED = frozenset({400, 401, 403, 404, 410})
+_RANGE = re.compile(r"bytes (\d{1,18})-\d+/(\d{1,18}|\*)")
 
 Advance = Callable[[int], None]
 
@@ -44,10 +45,17 @@ def check_address(url: str, settings: Settings) -> str:
     Raises:
         VerificationError: it is neither HTTPS nor, in a test, on this machine.
     """
-    local = settings.kaggle_endpoint and on_this_machine(url)
-    if not (urlsplit(url).scheme == "https" and urlsplit(url).hostname) and not local:
-        raise VerificationError("Kaggle gave a storage address that is not HTTPS; it is not used.")
+    try:
+        secure = urlsplit(url).scheme == "https" and urlsplit(url).hostname
+    except ValueError:
+        secure = False
+    if not secure and not (settings.kaggle_endpoint and on_this_machine(url)):
+        raise _unsafe()
     return url
+
+
+def _unsafe() -> VerificationError:
+    return VerificationError("Kaggle gave a storage address that is not HTTPS; it is not used.")
 
 
 class Source:
@@ -117,6 +125,8 @@ class Source:
                     raise NetworkError(f"{self._label} did not arrive: {problem}.")
             except BROKEN as failure:
                 problem = reason(failure)
+            except ValueError:  # a redirect to what is no address
+                raise _unsafe() from None
             self.pause(problem, wait)
 
 
@@ -185,8 +195,8 @@ def _receive(source: Source, target: Path, advance: Advance) -> tuple[Path | Non
             part.unlink()
             return None, 0
         target.parent.mkdir(parents=True, exist_ok=True)
-        start, total = _span(response) if response.status_code == 206 else (0, _length(response))
-        kept = target.with_name(f".{target.name}.{_identity(response, total)}.part")
+        start, total = span(response) if response.status_code == 206 else (0, _length(response))
+        kept = target.with_name(f".{target.name}.{identity(response, total)}.part")
         if response.status_code == 206 and (kept != part or kept.stat().st_size != start):
             if part is not None:
                 part.unlink()  # of another object: begin anew
@@ -218,14 +228,15 @@ def _length(response: requests.Response) -> int | None:
     return int(value) if value.isdecimal() and "Content-Encoding" not in response.headers else None
 
 
-def _span(response: requests.Response) -> tuple[int, int | None]:
-    span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
-    if span is None:
+def span(response: requests.Response) -> tuple[int, int | None]:
+    """Where the bytes of a partial answer begin, -1 if it is none, and the size of the whole."""
+    told = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    if response.status_code != 206 or told is None:
         return -1, None
-    return int(span[1]), int(span[2]) if span[2] != "*" else None
+    return int(told[1]), int(told[2]) if told[2] != "*" else None
 
 
-def _identity(response: requests.Response, total: int | None) -> str:
+def identity(response: requests.Response, total: int | None) -> str:
     """What tells two objects of one name apart, short enough for a file name."""
     marks = [response.headers.get(name, "") for name in ("ETag", "Last-Modified")]
     return hashlib.sha256(f"{marks} {total}".encode()).hexdigest()[:12]

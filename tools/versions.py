@@ -95,12 +95,11 @@ class Versions:
         suspects |= {(version.kernel, version.number) for version in self._newest.values()}
         for kernel, number in sorted(suspects, reverse=True):
             if number and _running(state := self._state(kernel, number)):
-                wait = f"Wait for it (tools wait {_short(kernel, number)}), stop"
-                wait = wait if (kernel, number) in here else "Stop"
-                page = f"https://www.kaggle.com/code/{kernel}"
+                run = here.get((kernel, number))
+                stop = f"Wait for it (tools wait {run.short}), stop" if run else "Stop"
                 raise UserError(
                     f"{kernel} v{number} is still {state.status}.",
-                    f"{wait} it at {page} , or push anyway with --force.",
+                    f"{stop} it at {runs.page(kernel)} , or push anyway with --force.",
                 )
 
     def to_go_on_from(self) -> Version:
@@ -115,8 +114,9 @@ class Versions:
         other = self.other(before)
         state = self._state(before.kernel, before.number)
         if _running(state):
-            wait = f"Wait for it: tools wait {_short(before.kernel, before.number)}"
-            raise UserError(f"{before} has not ended.", wait)
+            known = before.run
+            where = f"tools wait {known.short}" if known else runs.page(before.kernel)
+            raise UserError(f"{before} has not ended.", f"Wait for it: {where}")
         problem = self._why_not(before, state)
         if problem and _origin(before) == other.reference:
             console.note(f"{before} {problem}. It went on from {other}.")
@@ -178,7 +178,3 @@ def _origin(version: Version) -> str:
 
 def _running(state: State) -> bool:
     return not state.ended and state.status != "NEW_SCRIPT"
-
-
-def _short(kernel: str, number: int) -> str:
-    return f"{kernel.split('/')[1]}/v{number}"

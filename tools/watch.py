@@ -55,7 +55,7 @@ def show_log(reference: str | None, follow: bool, json: bool) -> None:
     kernels = connect()
     if follow:
         with console.way_back(_goes_on(run, "logs --follow")):
-            for event in _events(kernels, run, kernels.settings.poll_seconds):
+            for event in _events(kernels, run):
                 if json:
                     console.print_json_line(vars(event))
                 else:
@@ -76,13 +76,32 @@ def show_log(reference: str | None, follow: bool, json: bool) -> None:
         console.note(f"The log of {run} is empty; {hint}.")
 
 
-def _events(
-    kernels: Kernels, run: Run, poll: float, sleep: Callable[[float], None] = time.sleep
-) -> Iterator[logs.Event]:
+def _events(kernels: Kernels, run: Run) -> Iterator[logs.Event]:
     """What a run writes, as it comes, until it has ended."""
-    return log_stream.follow(
-        kernels, run.kernel, run.version, lambda: running(kernels, run).ended, poll, sleep
-    )
+    ask, poll = _steady(kernels, run), kernels.settings.poll_seconds
+    ask()  # what cannot be seen at all is told before anything is waited for
+    return log_stream.follow(kernels, run.kernel, run.version, lambda: ask().ended, poll)
+
+
+def _steady(kernels: Kernels, run: Run) -> Callable[[], State]:
+    """Asks for a run's state; once it was seen, an outage or a few refusals make it UNKNOWN."""
+    last: State | None = None
+    denied = 0
+
+    def ask() -> State:
+        nonlocal last, denied
+        try:
+            last, denied = running(kernels, run), 0
+        except (NetworkError, NoAccessError, NotFoundError) as failure:
+            denied += isinstance(failure, RefusedError)
+            if last is None or denied == DENIED:
+                raise
+            if last.status != UNKNOWN:
+                console.note(f"{failure.message} {run} goes on all the same; asking again.")
+            last = State(UNKNOWN)
+        return last
+
+    return ask
 
 
 def _so_far(kernels: Kernels, run: Run) -> list[logs.Event]:
@@ -110,7 +129,7 @@ def report(run: Run, state: State, json: bool) -> None:
         words = state.failure or state.status
         raise RunFailedError(
             f"{run} failed: {words.rstrip('.')}.",
-            f"Its log: tools logs {_short(run)}; what it left: tools fetch-outputs {_short(run)}",
+            f"Its log: tools logs {run.short}; what it left: tools fetch-outputs {run.short}",
         )
 
 
@@ -128,18 +147,10 @@ def wait(
         UserError: it was saved without being run.
     """
     deadline, pause, seen = clock() + hours * 3600, kernels.settings.poll_seconds, ""
-    denied = 0
+    ask = _steady(kernels, run)
     with console.way_back(_goes_on(run, "wait")), _progress(kernels, run) as told:
         while True:
-            try:
-                state, denied = running(kernels, run), 0
-            except (NetworkError, NoAccessError, NotFoundError) as failure:
-                denied += isinstance(failure, RefusedError)
-                if not seen or denied == DENIED:
-                    raise
-                if state.status != UNKNOWN:
-                    console.note(f"{failure.message} {run} goes on all the same; asking again.")
-                state = State(UNKNOWN)
+            state = ask()
             if state.status not in (seen, UNKNOWN):
                 pause, seen = kernels.settings.poll_seconds, state.status
                 if not state.ended:
@@ -150,7 +161,7 @@ def wait(
             if left <= 0:
                 raise DeadlineError(
                     f"{run} is still {seen or UNKNOWN} after {hours:g} h.",
-                    f"It goes on; come back with tools wait {_short(run)}",
+                    f"It goes on; come back with tools wait {run.short}",
                 )
             sleep(min(pause, left))
             pause = min(60.0, pause * 1.5)
@@ -176,7 +187,10 @@ def _progress(kernels: Kernels, run: Run) -> Iterator[Callable[[str], None]]:
         def read() -> None:
             poll = max(kernels.settings.poll_seconds, 1.0)
             with contextlib.suppress(Exception):  # the bar is a comfort; the status decides
-                for event in _events(kernels, run, poll, rest):
+                # To its last line, or until the wait has ended, which alone asks for the state.
+                for event in log_stream.follow(
+                    kernels, run.kernel, run.version, lambda: False, poll, rest
+                ):
                     if found := logs.progress(event.text):
                         bar.update(
                             task, completed=found.step, total=found.steps, detail=found.detail
@@ -196,18 +210,14 @@ def _progress(kernels: Kernels, run: Run) -> Iterator[Callable[[str], None]]:
 
 
 def _goes_on(run: Run, command: str) -> str:
-    return f"{run} goes on. Come back with: tools {command} {_short(run)}"
-
-
-def _short(run: Run) -> str:
-    return f"{run.slug}/v{run.version}"
+    return f"{run} goes on. Come back with: tools {command} {run.short}"
 
 
 def _next_step(run: Run, state: State) -> str:
     if not run.push.get("run", True):
         return "It was saved without running; to run it: tools push-kernel"
     if state.status == "COMPLETE":
-        return f"Fetch what it made: tools fetch-outputs {_short(run)}"
+        return f"Fetch what it made: tools fetch-outputs {run.short}"
     if state.ended:
-        return f"Why: tools logs {_short(run)}"
-    return f"Wait for it: tools wait {_short(run)}   or look: {run.url}"
+        return f"Why: tools logs {run.short}"
+    return f"Wait for it: tools wait {run.short}   or look: {run.url}"
