@@ -1,4 +1,4 @@
-"""Fill two 75x75 holes in 256x256 photographs with a Pix2Pix.
+"""Fill two 75x75 holes in 256x256 photographs with a network trained on whole ones.
 
 One script, unchanged on a Kaggle GPU, on a laptop's CPU and on a cluster. It reads a dataset
 folder and writes a run folder: the trained networks, logs, pictures, the submission and, last,
@@ -6,8 +6,9 @@ folder and writes a run folder: the trained networks, logs, pictures, the submis
 
     python kernel/pix2pix.py --data DATASET --out RUN
 
-``--help`` lists every setting. The model is Pix2Pix (Isola et al. 2017, arXiv:1611.07004); preset
-``report`` is a published recipe for the competition, to the letter.
+``--help`` lists every setting. Preset ``report`` is a published recipe for the competition, a
+Pix2Pix (Isola et al. 2017, arXiv:1611.07004), to the letter as far as it says; ``best`` is a U-Net
+of residual blocks that scores better.
 """
 
 # %% Imports
@@ -162,12 +163,14 @@ class Config:
     discriminator_rate: float = setting(2e-4, "Learning rate of the discriminator.", low=0)
     rate_batch: int = setting(0, "Batch that both rates are meant for; with another one they are "
         "scaled by the square root of their ratio. 0: they are never scaled.", low=0)
-    beta_1: float = setting(0.5, "Adam's decay of the mean gradient.", low=0, high=0.9999)
-    beta_2: float = setting(0.999, "Adam's decay of the mean square.", low=0, high=0.999999)
+    beta_1: float = setting(0.5, "Adam's decay of the mean gradient; with muon, of what is left to "
+        "Adam.", low=0, high=0.9999)
+    beta_2: float = setting(0.999, "Adam's decay of the mean square, likewise.", low=0,
+        high=0.999999)
     schedule: str = setting("constant", "Of the learning rate over all steps.",
         choices=("constant", "cosine"))
-    warmup: int = setting(0, "Steps over which the learning rate rises from 0 to the cosine.",
-        low=0)
+    warmup: int = setting(0, "Steps over which the learning rate rises from 0 to the cosine; a "
+        "constant one starts at once.", low=0)
     clip_norm: float = setting(0.0, "Largest norm of a network's gradient; 0: any.", low=0)
     ema: float = setting(0.0, "Decay of the averaged weights that predict, at most "
         "(1 + step) / (10 + step); 0: the last weights.", low=0, high=0.99999)
@@ -197,7 +200,8 @@ class Config:
         "bottleneck is broken at batch 1.", session=True)
     export: str = setting("best", "Weights to predict with and to save: the last, or those best on "
         "the validation images.", choices=("best", "last"), session=True)
-    ensemble: int = setting(1, "Symmetries of the square to average predictions over.",
+    ensemble: int = setting(1, "Symmetries of the square to average predictions over; with "
+        "predictor average, each run's own.",
         choices=(1, 2, 4, 8), session=True)
     channel_order: str = setting("bgr", "Channels of the submission.",
         choices=("bgr", "rgb"), session=True)
@@ -314,10 +318,7 @@ def make_config(settings: Mapping[str, Any]) -> Config:
             raise UserError(
                 f"unknown setting {name!r}: did you mean {near!r}? pix2pix.py --help lists all."
             )
-    preset = settings.get("preset", "report")
-    if preset not in PRESETS:
-        raise UserError(f"preset = {preset!r}: choose from {', '.join(PRESETS)}.")
-    return Config(**{**PRESETS[preset], **settings, "preset": preset})
+    return Config(**{**PRESETS.get(str(settings.get("preset", "")), {}), **settings})
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -513,9 +514,10 @@ def box_fault(boxes: Sequence[int]) -> str:
 
 
 def list_pictures(folder: Path) -> set[str]:
-    """Names of the pictures in a folder."""
+    """Names of the pictures in a folder; ``._cat_1.jpg`` is macOS's note on one."""
     suffixes = (".jpg", ".jpeg", ".png")
-    return {p.name for p in folder.iterdir() if p.suffix.lower() in suffixes}
+    names = (p.name for p in folder.iterdir() if p.suffix.lower() in suffixes)
+    return {name for name in names if not name.startswith(".")}
 
 
 def list_test(base: Path) -> list[Photo]:
@@ -545,7 +547,11 @@ def class_of(name: str) -> str:
 
 
 def list_training(base: Path) -> tuple[list[Photo], dict[str, str]]:
-    """List the training pictures, with or without class folders, and the faulty ones with why."""
+    """List the training pictures, with or without class folders, and the faulty ones with why.
+
+    Raises:
+        UserError: where folders are missing, or a CSV can't be read.
+    """
     training = base / "Training_Data"
     folders = [f.parent for f in sorted(training.glob("*/Masked_Train"))]
     if (training / "Masked_Train").is_dir():
@@ -577,7 +583,11 @@ def list_training(base: Path) -> tuple[list[Photo], dict[str, str]]:
 
 
 def split(photos: Sequence[Photo], config: Config) -> tuple[list[Photo], list[Photo]]:
-    """Hold out validation pictures of each class, the same for the same seed."""
+    """Hold out validation pictures of each class, the same for the same seed.
+
+    Raises:
+        UserError: where no picture is left to train on.
+    """
     training, validation = [], []
     for label in sorted({photo.label for photo in photos}):
         members = [photo for photo in photos if photo.label == label]
@@ -591,6 +601,11 @@ def split(photos: Sequence[Photo], config: Config) -> tuple[list[Photo], list[Ph
     return training, validation
 
 
+def open_picture(path: Path) -> Image.Image:
+    """Open a JPEG or PNG file, wherever it lies; what other formats may do, files here may not."""
+    return Image.open(io.BytesIO(path.read_bytes()), formats=("JPEG", "PNG"))
+
+
 def decode(path: Path) -> np.ndarray:
     """Decode a picture of any colour mode to uint8 [256, 256, 3], RGB.
 
@@ -598,12 +613,12 @@ def decode(path: Path) -> np.ndarray:
         ValueError: saying what is wrong with the file.
     """
     try:
-        with Image.open(io.BytesIO(path.read_bytes())) as image:
+        with open_picture(path) as image:
             if image.size != (SIDE, SIDE):
                 raise ValueError(f"is {image.width}x{image.height}, not {SIDE}x{SIDE}")
             return np.asarray(image.convert("RGB"))
     except Image.UnidentifiedImageError as failure:
-        raise ValueError("can't be decoded (no known image format)") from failure
+        raise ValueError("can't be decoded (neither JPEG nor PNG)") from failure
     except (OSError, tf.errors.OpError, SyntaxError, Image.DecompressionBombError) as failure:
         raise ValueError(f"can't be decoded ({failure})") from failure
 
@@ -621,7 +636,7 @@ class MaskedFiles:
 
     def __init__(self, like: Path) -> None:
         try:
-            with Image.open(io.BytesIO(like.read_bytes())) as image:
+            with open_picture(like) as image:
                 self.saved: dict[str, Any] = {"qtables": getattr(image, "quantization", None)}
                 if self.saved["qtables"]:
                     self.saved["subsampling"] = JpegImagePlugin.get_sampling(image)
@@ -642,7 +657,10 @@ class MaskedFiles:
 
 
 def free_memory() -> int:
-    """Memory that is free for use, bytes: the machine's, or what a container still may take."""
+    """Memory that is free for use, bytes: the machine's, or what a container (cgroup v2) may take.
+
+    Where the system does not tell, 4 GiB.
+    """
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             amounts = dict(line.split(":") for line in lines)
@@ -1277,8 +1295,8 @@ def training_batches(
 # %% Networks
 
 
-def weights_like_the_report() -> keras.initializers.Initializer:
-    """Give N(0, 0.02), the initialiser of both networks."""
+def report_initializer() -> keras.initializers.Initializer:
+    """Give N(0, 0.02), the initialiser of the report's two networks."""
     return keras.initializers.RandomNormal(0.0, 0.02)
 
 
@@ -1299,7 +1317,7 @@ def generator_output(config: Config, inputs: list[Any], x: Any, last: dict[str, 
         x = layers.Add(dtype="float32", name="filled")([inputs[0], change])
     else:
         end = "tanh" if config.pixel_range == "symmetric" else "sigmoid"
-        init = weights_like_the_report()
+        init = report_initializer()
         x = layers.Conv2DTranspose(
             3, activation=end, kernel_initializer=init, dtype="float32", name="filled", **last
         )(x)
@@ -1435,7 +1453,7 @@ def build_pix2pix(config: Config) -> keras.Model:
     layers = keras.layers
     filters = [config.width * min(2**i, 8) for i in range(config.depth)]
     strides = [2 if i < 8 else 1 for i in range(config.depth)]
-    shape = {"padding": "same", "kernel_initializer": weights_like_the_report()}
+    shape = {"padding": "same", "kernel_initializer": report_initializer()}
     inputs, x = generator_inputs(config)
     skips = []
     for i, (count, stride) in enumerate(zip(filters, strides, strict=True)):
@@ -1463,7 +1481,7 @@ def build_discriminator(config: Config) -> keras.Model:
     With width 64: 2,768,641 trainable and 1,792 non-trainable parameters.
     """
     layers = keras.layers
-    init = {"kernel_initializer": weights_like_the_report()}
+    init = {"kernel_initializer": report_initializer()}
     pair = [keras.Input((SIDE, SIDE, 3), name=name) for name in ("picture", "filled")]
     x = layers.Concatenate(name="pair")(pair)
     for i in range(3):
@@ -1630,9 +1648,10 @@ class FusedAdam(keras.optimizers.Adam):
 
 
 def orthogonal(matrices: tf.Tensor) -> tf.Tensor:
-    """Bring all singular values of matrices [..., rows, columns] near 1, between 0.7 and 1.2.
+    """Bring the singular values of matrices [..., rows, columns] near 1, between 0.7 and 1.2.
 
-    Five Newton-Schulz steps with Jordan's coefficients, which half precision bears.
+    Those below some thousandth of the norm stay smaller. Five Newton-Schulz steps with Jordan's
+    coefficients (kellerjordan.github.io/posts/muon), which half precision bears.
     """
     if matrices.shape[-2] > matrices.shape[-1]:
         return tf.linalg.matrix_transpose(orthogonal(tf.linalg.matrix_transpose(matrices)))
@@ -1659,6 +1678,8 @@ class Muon(FusedAdam):
     Jordan et al. 2024, kellerjordan.github.io/posts/muon; Liu et al. 2025, arXiv:2502.16982, for
     the step that takes Adam's learning rate.
     """
+
+    MOMENTUM = 0.95  # Jordan's
 
     def build(self, variables: list[Any]) -> None:
         """Make the momentums of all, and the mean squares that Adam takes besides."""
@@ -1687,8 +1708,8 @@ class Muon(FusedAdam):
                 self.update_step(gradient, variable, learning_rate)
                 continue
             momentum, shape = self._momentums[index], matrix_shape(variable.shape)
-            self.assign(momentum, 0.95 * momentum + gradient)
-            ahead = tf.reshape(gradient + 0.95 * momentum, shape)  # as Nesterov looks
+            self.assign(momentum, self.MOMENTUM * momentum + gradient)
+            ahead = tf.reshape(gradient + self.MOMENTUM * momentum, shape)  # as Nesterov looks
             alike.setdefault(shape, []).append((variable, ahead))
         for shape, found in alike.items():
             updates = orthogonal(tf.stack([ahead for _, ahead in found]))
@@ -1778,7 +1799,8 @@ class Pix2Pix:
 
     def _optimizer(self, network: keras.Model) -> keras.optimizers.Optimizer:
         config = self.config
-        # For Adam the noise of a step stays the same so (Malladi et al. 2022, arXiv:2205.10287).
+        # So Adam's noise of a step stays the same (Malladi et al. 2022, arXiv:2205.10287); Muon is
+        # taken to be alike.
         ratio = config.batch_size / (config.rate_batch or config.batch_size)
         generates = network is self.generator
         rate: Any = (config.learning_rate if generates else config.discriminator_rate) * ratio**0.5
@@ -1976,7 +1998,9 @@ def predict(
         boxes = tf.constant(pictures.boxes[part])
         images = tf.constant(pictures.masked[part], tf.float32) / 255
         mask = hole_mask(boxes)
-        yield part, (images * (1 - mask) + fill(images, boxes) * mask).numpy()
+        # A fill without learning may leave [0, 1] by rounding, by 1e-3 where a GPU has TF32.
+        filled = tf.clip_by_value(fill(images, boxes), 0, 1)
+        yield part, (images * (1 - mask) + filled * mask).numpy()
 
 
 def fill_with_average(models: Sequence[Pix2Pix], images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
@@ -2208,7 +2232,10 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     try:
         with np.load(path) as arrays:
-            return json.loads(arrays["about"].tobytes())
+            record = json.loads(arrays["about"].tobytes())
+        if not (isinstance(record, dict) and isinstance(record.get("step"), int)):
+            raise ValueError("its record names no step")
+        return record
     except DAMAGED as failure:
         raise UserError(f"{path} is no whole checkpoint ({failure}): remove it.") from failure
 
@@ -2263,10 +2290,14 @@ def refuse_another_run(config: Config, file: Path, remedy: str) -> None:
 
 def checkpoints(folder: str) -> list[Path]:
     """Every checkpoint under a folder, also behind links, as Kaggle may mount what is attached."""
-    found = []
+    found, seen = [], set()
     for where, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = set(folders) - set(PICTURES)  # thousands of files on a slow disk
-        found += [Path(where, name) for name in files if name == "checkpoint.npz"]
+        # Links may lead in circles; pictures are thousands of files on a slow disk.
+        real = os.path.realpath(where)
+        folders[:] = [] if real in seen else sorted(set(folders) - set(PICTURES))
+        if "checkpoint.npz" in files and real not in seen:
+            found.append(Path(where, "checkpoint.npz"))
+        seen.add(real)
     return sorted(found)
 
 
@@ -2274,31 +2305,39 @@ def newest_checkpoint(name: str, folder: str) -> Path:
     """Find the checkpoint of the most steps anywhere under the folder that a setting names.
 
     Raises:
-        UserError: where there is none.
+        UserError: where there is none, or none that is whole.
     """
-    found = checkpoints(folder)
-    if not found:
-        raise UserError(
-            f"no checkpoint.npz under {name} = {folder}: name a folder that holds a run."
+    steps: dict[Path, int] = {}
+    damaged: list[UserError] = []
+    for path in checkpoints(folder):
+        try:
+            steps[path] = read_record(path)["step"]
+        except UserError as failure:
+            damaged.append(failure)
+    for words in damaged if steps else ():
+        say(f"left out: {words}")
+    if not steps:
+        raise (
+            damaged[0]
+            if damaged
+            else UserError(
+                f"no checkpoint.npz under {name} = {folder}: name a folder that holds a run."
+            )
         )
-    return max(found, key=lambda path: read_record(path)["step"])
+    return max(steps, key=lambda path: steps[path])
 
 
-def adopt_earlier_run(config: Config, out: Path) -> None:
-    """Copy the checkpoint and the logs of the run to go on from, if ``out`` has none yet.
+def run_to_adopt(config: Config, out: Path) -> Path | None:
+    """Find the checkpoint of the run to go on from, unless ``out`` has one already.
 
     Raises:
         UserError: where ``resume_from`` holds no checkpoint, or one of other settings.
     """
     if not config.resume_from or (out / "checkpoint.npz").exists():
-        return
+        return None
     newest = newest_checkpoint("resume_from", config.resume_from)
     refuse_another_run(config, newest, "give the settings that it began with")
-    for name in ("best.npz", "training_log.csv", "metrics.jsonl", "checkpoint.npz"):
-        if (newest.parent / name).exists():
-            source = newest.parent / name
-            write_whole(out / name, functools.partial(shutil.copyfile, source))
-    say(f"going on from {newest}")
+    return newest
 
 
 def learned_names(checkpoint: Path, dataset: Dataset) -> set[str]:
@@ -2318,8 +2357,14 @@ def learned_names(checkpoint: Path, dataset: Dataset) -> set[str]:
 
 
 def earlier_run(checkpoint: Path) -> tuple[Config, Path]:
-    """Settings of the run of a checkpoint, and the file of the weights that it predicts with."""
-    settings, known = read_record(checkpoint)["config"], {f.name for f in fields(Config)}
+    """Settings of the run of a checkpoint, and the file of the weights that it predicts with.
+
+    Raises:
+        UserError: where it tells no settings.
+    """
+    settings, known = read_record(checkpoint).get("config"), {f.name for f in fields(Config)}
+    if not isinstance(settings, dict):
+        raise UserError(f"{checkpoint} does not tell the settings of its run: name another one.")
     earlier = Config(**{name: value for name, value in settings.items() if name in known})
     best = checkpoint.with_name("best.npz")
     return earlier, best if earlier.export == "best" and best.exists() else checkpoint
@@ -2332,7 +2377,8 @@ def load_members(config: Config, dataset: Dataset) -> list[Pix2Pix]:
         UserError: where there is none, or one has learned from pictures that are held out here.
     """
     folders = [name.strip() for name in config.members.split(",") if name.strip()]
-    found = [path for folder in folders for path in checkpoints(folder)]
+    every = (path for folder in folders for path in checkpoints(folder))
+    found = list({path.resolve(): path for path in every}.values())
     if not found:
         raise UserError(f"no checkpoint.npz under members = {config.members!r}: name run folders.")
     models = []
@@ -2493,24 +2539,23 @@ def draw_errors(path: Path, analysis: Mapping[str, Any], score: Score, pictures:
 
 
 class Stop:
-    """Whether to end the session: on SIGTERM, Ctrl-C, or when the time budget is spent."""
+    """Whether to end training: on SIGTERM, Ctrl-C, or when the time budget is spent.
 
-    def __init__(self, config: Config) -> None:
+    Outside of its ``with`` a signal ends the process: there is nothing then that could be lost.
+    """
+
+    def __init__(self, config: Config, began: float) -> None:
         # Prediction and the outputs come after training: keep a tenth, at most ten minutes.
         budget = config.time_budget * 3600
-        self.deadline = time.monotonic() + budget - min(600, budget / 10)
+        self.deadline = began + budget - min(600, budget / 10)
         self.reason = ""
         self.earlier: dict[int, Any] = {}
 
     def __enter__(self) -> Stop:
-        self.listen()
-        return self
-
-    def listen(self) -> None:
-        """Take the signals, also from who took them meanwhile."""
         if threading.current_thread() is threading.main_thread():  # signals go nowhere else
             for number in (signal.SIGTERM, signal.SIGINT):
-                self.earlier.setdefault(number, signal.signal(number, self._signalled))
+                self.earlier[number] = signal.signal(number, self._signalled)
+        return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.earlier.items():
@@ -2519,6 +2564,8 @@ class Stop:
     def _signalled(self, number: int, _: object) -> None:
         signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
         self.reason = signal.Signals(number).name
+        with contextlib.suppress(OSError):  # print may be what was interrupted
+            os.write(2, f"{self.reason}: saving and predicting; once more ends at once\n".encode())
 
     def __bool__(self) -> bool:
         if not self.reason and time.monotonic() > self.deadline:
@@ -2652,6 +2699,7 @@ class Training:
         config, progress = self.config, self.progress
         progress.seconds = time.monotonic() - self.began
         losses, speed, share = self.interval.close()  # waits for the device
+        self.interval = Interval(config)
         check_finite(losses, progress.step, self.checkpoint)
         if not self.leading:
             return
@@ -2717,9 +2765,6 @@ class Interval:
 
     def __init__(self, config: Config) -> None:
         self.batch_size = config.batch_size
-        self._reset()
-
-    def _reset(self) -> None:
         self.losses: list[tf.Tensor] = []
         self.began, self.waited = time.monotonic(), 0.0
 
@@ -2735,12 +2780,10 @@ class Interval:
         self.losses.append(losses)
 
     def close(self) -> tuple[np.ndarray, float, float]:
-        """Return losses [steps, kinds], images a second and the share of waiting; start anew."""
+        """Return losses [steps, kinds], images a second and the share of waiting."""
         losses = tf.concat(self.losses, 0).numpy()
         elapsed = max(time.monotonic() - self.began, 1e-9)
-        speed, share = len(losses) * self.batch_size / elapsed, self.waited / elapsed
-        self._reset()
-        return losses, speed, share
+        return losses, len(losses) * self.batch_size / elapsed, self.waited / elapsed
 
 
 def check_finite(losses: np.ndarray, step: int, checkpoint: Path) -> None:
@@ -2857,11 +2900,11 @@ def describe_files(out: Path) -> list[dict[str, Any]]:
     return records
 
 
-def open_run_folder(config: Config, leading: bool = True) -> Path:
-    """Make the run folder, or take up the run that lies there; who does not lead writes nothing.
+def open_run_folder(config: Config) -> Path:
+    """Make the run folder, or see that what lies there and what to go on from is of this run.
 
     Raises:
-        UserError: where it can't be made or holds another run.
+        UserError: where it can't be made, or one of these is of another run.
     """
     default = "/kaggle/working" if os.path.isdir("/kaggle/working") else "runs/local"
     out = Path(config.out or default)
@@ -2874,11 +2917,22 @@ def open_run_folder(config: Config, leading: bool = True) -> Path:
     there = [out / name for name in ("checkpoint.npz", "run.json") if (out / name).exists()]
     for file in there[:1]:
         refuse_another_run(config, file, "choose another --out, or remove the folder")
-    if not leading:
-        return out
-    adopt_earlier_run(config, out)
-    (out / "run.json").unlink(missing_ok=True)  # until this session ends, the run is unfinished
+    run_to_adopt(config, out)
     return out
+
+
+def begin_session(config: Config, out: Path) -> None:
+    """Make the run folder that of an unfinished run, which this session goes on with."""
+    if newest := run_to_adopt(config, out):
+        for name in ("best.npz", "training_log.csv", "metrics.jsonl", "checkpoint.npz"):
+            if (newest.parent / name).exists():
+                source = newest.parent / name
+                write_whole(out / name, functools.partial(shutil.copyfile, source))
+        say(f"going on from {newest}")
+    (out / "run.json").unlink(missing_ok=True)
+    for name in OUTPUTS:
+        for part in out.glob(f".[0-9]*.{name}"):  # of a session that was killed while it wrote
+            part.unlink()
 
 
 def prepare_devices(config: Config) -> tf.distribute.Strategy:
@@ -2967,21 +3021,18 @@ def run(config: Config) -> None:
     Raises:
         UserError: for anything that the user can mend.
     """
-    with Stop(config) as stop:
-        run_session(config, stop)
-
-
-def run_session(config: Config, stop: Stop) -> None:
-    """Check, train until ``stop``, predict, and write everything."""
     began = time.monotonic()
     machine, using = describe_machine(), versions()
     for what, told in (("versions", using), ("device", machine), ("config", config.__dict__)):
         say(f"{what}: {json.dumps(told)}")
     strategy = prepare_devices(config)
-    stop.listen()  # TensorFlow's part of a cluster takes SIGTERM for itself when it starts
-    out = open_run_folder(config, leads(strategy))
+    out = open_run_folder(config)
     dataset = load_dataset(config)
-    models, progress = find_networks(config, dataset, out, strategy, stop)
+    if leads(strategy):
+        begin_session(config, out)
+    # Not before: TensorFlow's part of a cluster takes SIGTERM for itself when it starts.
+    with Stop(config, began) as stop:
+        models, progress = find_networks(config, dataset, out, strategy, stop)
     if not leads(strategy):
         say("this worker is done; the one that leads predicts and writes")
         return
@@ -2989,7 +3040,8 @@ def run_session(config: Config, stop: Stop) -> None:
     count = predict_test(config, dataset.test, models, out, rows)
     if config.predictor == "model":
         save_networks(models[0], out)
-        draw_losses(out)
+        if (out / "training_log.csv").exists():  # 0 steps without training pictures leave none
+            draw_losses(out)
 
     finished = progress.step >= config.steps or config.predictor != "model"
     result: dict[str, Any] = {
@@ -3053,7 +3105,7 @@ def in_one_line(failure: tf.errors.OpError) -> str:
 
 def main() -> None:
     """Run with the settings of the preset, ``OVERRIDES`` and the command line, in this order."""
-    arguments = [] if "ipykernel" in sys.modules else sys.argv[1:]
+    arguments = [] if "ipykernel" in sys.modules else sys.argv[1:]  # a notebook's are Jupyter's
     try:
         given, only_print = command_line(arguments)
         config = make_config({**OVERRIDES, **given})
@@ -3074,6 +3126,8 @@ def main() -> None:
         if not line:
             raise
         sys.exit(f"error: {line}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

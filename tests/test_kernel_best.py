@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -376,7 +377,9 @@ def test_an_average_is_the_mean_of_what_its_members_submit(run_kernel, sample, t
             *("--steps", 20, "--seed", seed, "--ensemble", 2),
         )
         assert (code, error) == (0, "")
-    flags = ("--data", sample, "--predictor", "average", "--members", tmp_path / "runs")
+    (tmp_path / "linked").symlink_to(tmp_path / "runs" / "0")  # a run that is named twice is one
+    members = f"{tmp_path / 'runs'},{tmp_path / 'linked'}"
+    flags = ("--data", sample, "--predictor", "average", "--members", members)
     code, out, error = run_kernel(*flags, "--out", tmp_path / "both", "--validation-per-class", 1)
     assert (code, error) == (0, "")
     assert "averaging 2 networks" in out
@@ -406,6 +409,21 @@ def test_an_average_refuses_who_has_learned_from_what_is_held_out(run_kernel, sa
     code, _, error = run_kernel(*flags, "--members", tmp_path / "nowhere")
     assert code == 1
     assert "no checkpoint.npz under members" in error
+
+
+def test_an_earlier_network_fills_where_there_are_test_pictures_alone(
+    run_kernel, sample, dataset, tmp_path
+):
+    run_kernel("--data", sample, "--out", tmp_path / "first", *SMALL, "--steps", 1)
+    shutil.rmtree(dataset / "Training_Data")
+    again = ("--data", dataset, "--out", tmp_path / "again", "--steps", 0)
+    code, _, error = run_kernel(*again, *SMALL, "--start-from", tmp_path / "first")
+    assert (code, error) == (0, "")
+    assert (tmp_path / "again" / "run.json").exists()
+    first, second = (
+        pd.read_csv(tmp_path / name / "submission.csv.gz") for name in ("first", "again")
+    )
+    assert first.equals(second)
 
 
 def test_a_run_starts_with_the_generator_of_another(run_kernel, sample, tmp_path):

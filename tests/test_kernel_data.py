@@ -125,6 +125,20 @@ def test_pictures_of_every_colour_mode_become_rgb(pix2pix, tmp_path, mode):
     assert np.all(pixels == 255)
 
 
+def test_other_formats_are_not_opened_under_a_photos_name(pix2pix, tmp_path):
+    path = tmp_path / "cat_1.jpg"
+    Image.new("RGB", (256, 256)).save(path, "TIFF")
+    with pytest.raises(ValueError, match="neither JPEG nor PNG"):
+        pix2pix.decode(path)
+
+
+def test_what_macos_lays_beside_photos_is_none(pix2pix, dataset):
+    before = pix2pix.list_test(dataset), pix2pix.list_training(dataset)
+    for picture in [*dataset.rglob("*.jpg")]:
+        picture.with_name(f"._{picture.name}").write_bytes(b"\0\5\x16\7")
+    assert (pix2pix.list_test(dataset), pix2pix.list_training(dataset)) == before
+
+
 def cut_off(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 

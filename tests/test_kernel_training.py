@@ -12,6 +12,7 @@ import time
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.kernel_runs import TINY, command, result_of, rows_of, step_of_noise
 from tests.killing import kill_often
@@ -230,6 +231,17 @@ def test_the_score_is_pooled_over_the_values_of_all_holes(pix2pix, finished):
     assert score.rmse == pytest.approx(np.sqrt(np.mean(squares)), rel=1e-5)
 
 
+def test_a_fill_outside_the_range_of_pixels_is_cut_off(pix2pix, finished):
+    """As rounding may make it, on a GPU more than on a CPU."""
+    config = pix2pix.make_config(result_of(finished)["config"])
+    test = pix2pix.load_dataset(config).test
+    for outside, cut in ((-1e-3, 0), (1.001, 1)):
+        fill = lambda images, boxes: tf.fill(images.shape, outside)  # noqa: B023, E731
+        for part, filled in pix2pix.predict(fill, test):
+            holes = pix2pix.hole_mask(test.boxes[part]).numpy()[..., 0] == 1
+            assert np.all(filled[holes] == cut)
+
+
 # Going on
 
 
@@ -273,8 +285,50 @@ def test_of_several_runs_also_behind_links_the_one_of_the_most_steps_is_gone_on_
     (tmp_path / "earlier").mkdir()
     for name in ("a", "b", "c"):
         (tmp_path / "earlier" / name).symlink_to(tmp_path / "mounted" / name)
-    pix2pix.adopt_earlier_run(config, tmp_path / "out")
-    assert pix2pix.read_record(tmp_path / "out" / "checkpoint.npz")["step"] == 12
+    out = pix2pix.open_run_folder(config)
+    pix2pix.begin_session(config, out)
+    assert pix2pix.read_record(out / "checkpoint.npz")["step"] == 12
+
+
+def test_a_damaged_checkpoint_beside_a_whole_one_is_left_out(pix2pix, tmp_path, capsys):
+    for name, step in (("a", 9), ("b", 12)):
+        pix2pix.save_arrays(tmp_path / name / "checkpoint.npz", {}, {"step": step})
+    for name, about in (("c", [12]), ("d", {"config": {}})):
+        pix2pix.save_arrays(tmp_path / name / "checkpoint.npz", {}, about)
+    damaged = tmp_path / "b" / "checkpoint.npz"
+    damaged.write_bytes(damaged.read_bytes()[:-30])
+    found = pix2pix.newest_checkpoint("start_from", str(tmp_path))
+    assert found == tmp_path / "a" / "checkpoint.npz"
+    assert capsys.readouterr().out.count("left out:") == 3
+    shutil.rmtree(tmp_path / "a")
+    with pytest.raises(pix2pix.UserError, match="no whole checkpoint"):
+        pix2pix.newest_checkpoint("start_from", str(tmp_path))
+
+
+def test_a_run_is_found_once_whatever_links_lead_to_it(pix2pix, tmp_path):
+    pix2pix.save_arrays(tmp_path / "a" / "run" / "checkpoint.npz", {}, {"step": 1})
+    (tmp_path / "a" / "round").symlink_to(tmp_path)
+    (tmp_path / "b").symlink_to(tmp_path / "a" / "run")
+    assert len(pix2pix.checkpoints(str(tmp_path))) == 1
+
+
+def test_what_a_killed_session_left_half_written_is_removed_and_nothing_else(
+    run_kernel, sample, finished, tmp_path
+):
+    out = shutil.copytree(finished, tmp_path / "out")
+    half, own = out / ".4711.checkpoint.npz", out / ".2026.notes.txt"
+    half.write_bytes(b"PK")
+    own.write_text("mine")
+    code, _, error = run_kernel("--data", sample, "--out", out, *TINY, "--steps", 6)
+    assert (code, error) == (0, "")
+    assert not half.exists() and own.read_text() == "mine"
+
+
+def test_the_record_of_a_finished_run_outlives_a_mistake(run_kernel, finished, sample, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "out")
+    code, _, error = run_kernel("--data", tmp_path / "nowhere", "--out", out, *TINY, "--steps", 6)
+    assert code == 1 and "nowhere" in error
+    assert result_of(out) == result_of(finished)
 
 
 def test_log_lines_that_were_cut_off_are_left_out(run_kernel, sample, finished, tmp_path):
@@ -302,18 +356,41 @@ def test_a_run_gives_the_signals_back(run_kernel, sample, tmp_path):
 
 def test_sigterm_ends_a_run_with_its_outputs_complete(python, sample, tmp_path):
     with subprocess.Popen(
-        command(python, sample, tmp_path, "--steps", "100000"), stdout=subprocess.PIPE, text=True
+        command(python, sample, tmp_path, "--steps", "100000"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as kernel:
-        told = False
+        told = answered = False
         for line in kernel.stdout:
             if line.startswith("step 2/") and not told:
                 kernel.send_signal(signal.SIGTERM)
                 told = True
-    assert kernel.returncode == 0
+            answered |= "SIGTERM: saving and predicting; once more ends at once" in line
+    assert kernel.returncode == 0 and answered
     result = result_of(tmp_path)
     assert result["status"] == "stopped" and 2 <= result["step"] < 100000
     assert (tmp_path / "submission.csv.gz").exists()
     assert int(rows_of(tmp_path)[-1]["step"]) == result["step"]
+
+
+def test_ctrl_c_after_training_ends_a_run_at_once_and_it_can_be_gone_on_with(
+    python, sample, tmp_path
+):
+    words = command(python, sample, tmp_path, "--steps", "2")
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as kernel:
+        printed = []
+        for line in kernel.stdout:
+            printed.append(line)
+            if line.startswith("predicting the test pictures"):
+                kernel.send_signal(signal.SIGINT)
+    assert kernel.returncode == 130
+    assert not [line for line in printed if "Traceback" in line]
+    assert not (tmp_path / "run.json").exists()
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    assert result_of(tmp_path)["status"] == "complete"
 
 
 def test_a_spent_time_budget_ends_a_run_with_its_outputs_complete(run_kernel, sample, tmp_path):
@@ -330,7 +407,7 @@ def test_a_spent_time_budget_ends_a_run_with_its_outputs_complete(run_kernel, sa
 def test_training_leaves_a_tenth_of_the_time_at_most_ten_minutes_for_the_outputs(
     pix2pix, hours, kept
 ):
-    stop = pix2pix.Stop(pix2pix.make_config({"time_budget": hours}))
+    stop = pix2pix.Stop(pix2pix.make_config({"time_budget": hours}), time.monotonic())
     left = stop.deadline - time.monotonic()
     assert left == pytest.approx(hours * 3600 - kept, abs=10)
 
