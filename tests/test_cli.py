@@ -3,12 +3,14 @@ import graphlib
 import inspect
 import re
 import subprocess
+import tomllib
 
 import pytest
 import typer
 
 from tests.project import PROJECT
 from tools.cli import app
+from tools.errors import ToolsError
 
 HEAVY = ("kaggle", "kagglesdk", "google", "tensorflow", "pandas", "numpy", "PIL", "requests")
 
@@ -55,6 +57,18 @@ def test_wrong_usage_is_one_line_and_exit_code_2(tools, words, message):
 def test_without_arguments_the_help_is_shown(tools):
     done = tools()
     assert done.code == 0 and "push-kernel" in done.out
+
+
+def test_the_version_is_the_packages(tools):
+    described = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
+    done = tools("--version")
+    assert (done.code, done.out) == (0, described["project"]["version"] + "\n")
+
+
+def test_the_help_tells_every_exit_code(tools):
+    told = {int(code) for code in re.findall(r"\b(\d+) ", tools("-h").out.split("Exit codes:")[1])}
+    known = {cls.exit_code for cls in ToolsError.__subclasses__()} | {2, 130}
+    assert told == known
 
 
 def test_codes_of_emoji_stay_what_they_are(tools, project):

@@ -14,7 +14,12 @@ import typer
 
 from tools.errors import ToolsError
 
-app = typer.Typer(pretty_exceptions_enable=False)
+app = typer.Typer(
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 1 a mistake or a failed check, 2 wrong usage, 3 refused by the service, "
+    "4 the run failed, 5 it still goes on, 6 network, 7 sign-in, 8 wrong bytes, 130 Ctrl-C.",
+)
 
 SESSION_HOURS = 9.0  # Kaggle has stopped GPU sessions after 9 hours, and after 12
 WAIT_HOURS = 13.0  # its longest session, and an hour in its queue
@@ -78,8 +83,21 @@ def _usage(failure: typer.TyperException) -> str:
     return f"{words} See {asked}.{settings}"
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(version("kaggle-inpainting"))
+        raise typer.Exit
+
+
 @app.callback()
-def root() -> None:
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
     """Train a network that fills holes in photos on a Kaggle GPU from a laptop, and submit it."""
 
 
