@@ -602,7 +602,7 @@ def split(photos: Sequence[Photo], config: Config) -> tuple[list[Photo], list[Ph
 
 
 def open_picture(path: Path) -> Image.Image:
-    """Open a JPEG or PNG file, wherever it lies; what other formats may do, files here may not."""
+    """Open a picture, also in a bucket, as JPEG or PNG alone: other readers take more risks."""
     return Image.open(io.BytesIO(path.read_bytes()), formats=("JPEG", "PNG"))
 
 
@@ -2292,12 +2292,14 @@ def checkpoints(folder: str) -> list[Path]:
     """Every checkpoint under a folder, also behind links, as Kaggle may mount what is attached."""
     found, seen = [], set()
     for where, folders, files in os.walk(folder, followlinks=True):
-        # Links may lead in circles; pictures are thousands of files on a slow disk.
         real = os.path.realpath(where)
-        folders[:] = [] if real in seen else sorted(set(folders) - set(PICTURES))
-        if "checkpoint.npz" in files and real not in seen:
-            found.append(Path(where, "checkpoint.npz"))
+        if real in seen:  # links may lead in circles
+            folders.clear()
+            continue
         seen.add(real)
+        folders[:] = sorted(set(folders) - set(PICTURES))  # thousands of files on a slow disk
+        if "checkpoint.npz" in files:
+            found.append(Path(where, "checkpoint.npz"))
     return sorted(found)
 
 
@@ -2314,16 +2316,14 @@ def newest_checkpoint(name: str, folder: str) -> Path:
             steps[path] = read_record(path)["step"]
         except UserError as failure:
             damaged.append(failure)
-    for words in damaged if steps else ():
-        say(f"left out: {words}")
+    if not steps and damaged:
+        raise damaged[0]
     if not steps:
-        raise (
-            damaged[0]
-            if damaged
-            else UserError(
-                f"no checkpoint.npz under {name} = {folder}: name a folder that holds a run."
-            )
+        raise UserError(
+            f"no checkpoint.npz under {name} = {folder}: name a folder that holds a run."
         )
+    for words in damaged:
+        say(f"left out: {words}")
     return max(steps, key=lambda path: steps[path])
 
 
@@ -2901,10 +2901,10 @@ def describe_files(out: Path) -> list[dict[str, Any]]:
 
 
 def open_run_folder(config: Config) -> Path:
-    """Make the run folder, or see that what lies there and what to go on from is of this run.
+    """Make the run folder, or see that what lies there is of this run.
 
     Raises:
-        UserError: where it can't be made, or one of these is of another run.
+        UserError: where it can't be made, or holds another run.
     """
     default = "/kaggle/working" if os.path.isdir("/kaggle/working") else "runs/local"
     out = Path(config.out or default)
@@ -2917,20 +2917,19 @@ def open_run_folder(config: Config) -> Path:
     there = [out / name for name in ("checkpoint.npz", "run.json") if (out / name).exists()]
     for file in there[:1]:
         refuse_another_run(config, file, "choose another --out, or remove the folder")
-    run_to_adopt(config, out)
     return out
 
 
-def begin_session(config: Config, out: Path) -> None:
-    """Make the run folder that of an unfinished run, which this session goes on with."""
-    if newest := run_to_adopt(config, out):
+def begin_session(out: Path, newest: Path | None) -> None:
+    """Make the run folder that of an unfinished run, with ``newest`` to go on from, if any."""
+    if newest:
         for name in ("best.npz", "training_log.csv", "metrics.jsonl", "checkpoint.npz"):
             if (newest.parent / name).exists():
                 source = newest.parent / name
                 write_whole(out / name, functools.partial(shutil.copyfile, source))
         say(f"going on from {newest}")
     (out / "run.json").unlink(missing_ok=True)
-    for name in OUTPUTS:
+    for name in (*OUTPUTS, "run.json"):
         for part in out.glob(f".[0-9]*.{name}"):  # of a session that was killed while it wrote
             part.unlink()
 
@@ -2950,7 +2949,10 @@ def prepare_devices(config: Config) -> tf.distribute.Strategy:
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)
     if config.predictor == "model":
-        return choose_strategy(config)
+        strategy = choose_strategy(config)
+        if is_cluster(strategy) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow has taken it for itself
+        return strategy
     if cluster_size() > 1:
         raise UserError(f"predictor = {config.predictor!r} takes one machine: unset TF_CONFIG.")
     return DEFAULT_STRATEGY
@@ -3027,10 +3029,10 @@ def run(config: Config) -> None:
         say(f"{what}: {json.dumps(told)}")
     strategy = prepare_devices(config)
     out = open_run_folder(config)
+    newest = run_to_adopt(config, out) if leads(strategy) else None
     dataset = load_dataset(config)
     if leads(strategy):
-        begin_session(config, out)
-    # Not before: TensorFlow's part of a cluster takes SIGTERM for itself when it starts.
+        begin_session(out, newest)
     with Stop(config, began) as stop:
         models, progress = find_networks(config, dataset, out, strategy, stop)
     if not leads(strategy):

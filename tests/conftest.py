@@ -54,6 +54,8 @@ def server(monkeypatch):
         monkeypatch.setenv("TOOLS_TIMEOUT", "20")
         monkeypatch.setenv("TOOLS_RETRY_SECONDS", "5")
         monkeypatch.setattr("tools.patience.FIRST_PAUSE", 0.01)
+        for name in ("LOOKING", "DOUBT"):
+            monkeypatch.setattr(f"tools.submitter.{name}", 0.0)
         yield server
 
 

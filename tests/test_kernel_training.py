@@ -286,7 +286,7 @@ def test_of_several_runs_also_behind_links_the_one_of_the_most_steps_is_gone_on_
     for name in ("a", "b", "c"):
         (tmp_path / "earlier" / name).symlink_to(tmp_path / "mounted" / name)
     out = pix2pix.open_run_folder(config)
-    pix2pix.begin_session(config, out)
+    pix2pix.begin_session(out, pix2pix.run_to_adopt(config, out))
     assert pix2pix.read_record(out / "checkpoint.npz")["step"] == 12
 
 
@@ -316,12 +316,13 @@ def test_what_a_killed_session_left_half_written_is_removed_and_nothing_else(
     run_kernel, sample, finished, tmp_path
 ):
     out = shutil.copytree(finished, tmp_path / "out")
-    half, own = out / ".4711.checkpoint.npz", out / ".2026.notes.txt"
-    half.write_bytes(b"PK")
-    own.write_text("mine")
+    half = [out / ".4711.checkpoint.npz", out / ".4711.run.json"]
+    own = out / ".2026.notes.txt"
+    for path in (*half, own):
+        path.write_text("mine")
     code, _, error = run_kernel("--data", sample, "--out", out, *TINY, "--steps", 6)
     assert (code, error) == (0, "")
-    assert not half.exists() and own.read_text() == "mine"
+    assert not any(path.exists() for path in half) and own.read_text() == "mine"
 
 
 def test_the_record_of_a_finished_run_outlives_a_mistake(run_kernel, finished, sample, tmp_path):

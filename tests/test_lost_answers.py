@@ -28,8 +28,10 @@ def project(project):
 
 
 @pytest.fixture
-def pauses(monkeypatch):
+def pauses(server, monkeypatch):
     """The pauses between two looks; no time is spent in them."""
+    for name, seconds in {"LOOKING": 60.0, "DOUBT": 300.0}.items():
+        monkeypatch.setattr(submitter, name, seconds)
     slept = []
     clock = SimpleNamespace(monotonic=lambda: sum(slept), sleep=slept.append, time=time.time)
     monkeypatch.setattr(submitter, "time", clock)
@@ -66,7 +68,7 @@ def test_a_submission_that_kaggle_lists_late_is_found_by_the_same_call(submit, s
 
 def test_it_is_looked_for_during_a_minute(submit, server, pauses):
     server.faults[CREATE] = [Drop()]
-    failed(6, submit(), "does not list the submission", "Run the command again later")
+    failed(6, submit(), "does not list the submission", "Run the command again in five minutes")
     assert sum(pauses) == 60
     assert len(server.called(LIST)) == 1 + 1 + len(pauses)
 
@@ -88,7 +90,7 @@ def test_nothing_is_sent_while_kaggle_may_list_a_submission_yet(submit, server, 
         6,
         submit(),
         "Nothing was sent: the answer to fill.csv.gz was lost, and Kaggle, which may be late, "
-        "does not list it yet. Run the command again later",
+        "does not list it yet. Run the command again in five minutes",
         "add --again",
     )
     assert sum(pauses) == 60
@@ -171,10 +173,13 @@ def interrupted(project, server, monkeypatch):
 
     def run(name, count=1):
         command = [sys.executable, "-m", "tools", "submit", "-m", "a fill", "fill.csv.gz"]
-        program = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        server.wait_for(name, count)
-        program.send_signal(signal.SIGINT)
-        said = program.communicate(timeout=60)[1]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
+            try:
+                server.wait_for(name, count)
+                program.send_signal(signal.SIGINT)
+                said = program.communicate(timeout=60)[1]
+            finally:
+                program.kill()
         assert program.returncode == 130
         assert "Traceback" not in said
         return said
@@ -195,22 +200,17 @@ def test_ctrl_c_while_it_is_sent_says_that_kaggle_has_taken_it(interrupted, subm
 def test_ctrl_c_while_it_is_sent_says_that_nothing_is_known(interrupted, submit, server, listed):
     server.faults[CREATE] = [Lost(Hang())]
     server.faults[LIST] = [None, listed]
-    with pytest.MonkeyPatch.context() as hurried:
-        hurried.setenv("TOOLS_RETRY_SECONDS", "0")
-        said = interrupted(CREATE)
-    assert "It is not known whether Kaggle took it. Run the command again later" in said
+    said = interrupted(CREATE)
+    assert "It is not known whether Kaggle took it. Run the command again in five minutes" in said
     assert submit().code == 0
     assert len(server.competition.submissions) == 1
 
 
-def test_ctrl_c_while_it_is_looked_for_says_that_nothing_is_known(
-    interrupted, submit, server, monkeypatch
-):
-    monkeypatch.setenv("TOOLS_POLL_SECONDS", "5")
+def test_ctrl_c_while_it_is_looked_for_says_that_nothing_is_known(interrupted, submit, server):
     server.faults[CREATE] = [Lost()]
     server.faults[LIST] = [None, *[UNLISTED] * 3]
     said = interrupted(LIST, 2)
-    assert "It is not known whether Kaggle took it. Run the command again later" in said
+    assert "It is not known whether Kaggle took it. Run the command again in five minutes" in said
     server.faults[LIST].clear()
     assert submit().code == 0
     assert len(server.competition.submissions) == 1

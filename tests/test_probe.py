@@ -143,18 +143,18 @@ def test_a_submission_that_kaggle_lists_late_is_not_sent_again(probe, written, s
 def test_nothing_is_sent_while_kaggle_may_list_a_submission_yet(
     probe, written, server, monkeypatch
 ):
-    monkeypatch.setenv("TOOLS_POLL_SECONDS", "0.02")
+    monkeypatch.setattr("tools.submitter.LOOKING", 0.1)
+    monkeypatch.setattr("tools.submitter.DOUBT", 300.0)
     server.faults["CreateSubmission"] = [Lost()]
     server.faults["ListSubmissions"] = [None, *[Reply(200, {"submissions": []})] * 1000]
     assert probe("--yes").code == 6
-    (intent := runs.root() / "submitting.json").touch()
     code, _, err = probe("--yes")
     assert (code, len(server.called("CreateSubmission"))) == (6, 1)
     assert "Nothing was sent" in err and "--again" not in err
     server.faults["ListSubmissions"].clear()
     assert probe("--yes").code == 0
     assert len(server.competition.submissions) == 4
-    assert not intent.exists()
+    assert not (runs.root() / "submitting.json").exists()
 
 
 def test_one_that_kaggle_could_not_score_exits_3_and_is_sent_again_by_the_next_call(

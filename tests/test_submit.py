@@ -185,7 +185,7 @@ def test_a_submission_that_kaggle_accepts_without_a_reference_is_no_success(subm
 def test_an_answer_without_a_reference_is_kept_until_kaggle_lists_the_submission(submit, server):
     server.faults[CREATE] = [Lost(UNNAMED)]
     server.faults["ListSubmissions"] = [None, Reply(200, {"submissions": []})]
-    failed(3, submit(), "Successfully submitted", "does not list", "Run the command again later")
+    failed(3, submit(), "Successfully submitted", "does not list", "again in five minutes")
     assert intent().is_file()
     assert submit().code == 0
     assert len(server.competition.submissions) == 1
@@ -266,7 +266,7 @@ def test_a_lost_answer_to_another_file_does_not_stand_for_this_one(submit, tools
 @pytest.mark.parametrize("fault", [Drop(), PAGE, Reply(502, b"<html>bad gateway</html>")])
 def test_a_request_that_never_arrived_is_submitted_by_the_next_call(submit, server, fault):
     server.faults[CREATE] = [fault]
-    failed(6, submit(), "does not list the submission", "Run the command again later")
+    failed(6, submit(), "does not list the submission", "Run the command again in five minutes")
     assert server.competition.submissions == []
     code, _, err = submit()
     assert code == 0

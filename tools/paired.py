@@ -25,7 +25,7 @@ def rmse_ratio(squares: np.ndarray, others: np.ndarray) -> tuple[float, np.ndarr
 
 
 def standard_error(influence: np.ndarray) -> float | None:
-    """Of what the pictures move so, over which are drawn; None of a single picture."""
+    """Standard error of a ratio, from each picture's influence on it; None of a single picture."""
     if len(influence) < 2:
         return None
     return float(influence.std(ddof=1) / math.sqrt(len(influence)))

@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from tools import console, paired, settings, submission_file
 from tools.errors import UserError
 from tools.holes import HOLE, SIDE, Holes
-from tools.submission import holes_to_fill, named
+from tools.submission import holes_to_fill, named, warn
 
 TRUTH = "Testing_Truth"  # where `tools make-dataset` keeps it, beside Testing_Data
 
@@ -27,12 +27,14 @@ def run(submissions: Sequence[str], data: Path | None, as_json: bool) -> None:
     project = settings.project_folder()
     chosen = settings.load(project)
     newest: list[str | None] = [None]
-    files = [named(what)[1] for what in submissions or newest]
+    asked = [named(what) for what in submissions or newest]
     holes = holes_to_fill(project, chosen, data)
     truth = true_values(holes, chosen)
     rows: list[dict[str, Any]] = []
     first = None
-    for file in files:
+    for writer, file in asked:
+        if writer:
+            warn(writer, chosen)
         console.note(f"scoring {file}")
         gaps = submission_file.values(file, holes) - truth
         squares = np.square(gaps, out=gaps).mean((1, 2, 3, 4))
@@ -41,7 +43,7 @@ def run(submissions: Sequence[str], data: Path | None, as_json: bool) -> None:
             first = squares
         elif first.any() and squares.any():
             row["to_first"], influence = paired.rmse_ratio(squares, first)
-            row["error"] = paired.standard_error(influence)
+            row["to_first_error"] = paired.standard_error(influence)
         rows.append(row)
     if as_json:
         console.print_json({"pictures": len(truth), "submissions": rows})
@@ -52,7 +54,7 @@ def run(submissions: Sequence[str], data: Path | None, as_json: bool) -> None:
             (
                 row["file"],
                 f"{row['rmse']:.5f}",
-                console.with_error(f"{row['to_first']:.4f}", row["error"])
+                console.with_error(f"{row['to_first']:.4f}", row["to_first_error"])
                 if "to_first" in row
                 else "",
             )
@@ -60,7 +62,7 @@ def run(submissions: Sequence[str], data: Path | None, as_json: bool) -> None:
         ],
     )
     if len(rows) > 1:
-        console.note("to the first: ratio ± its standard error over which pictures are drawn")
+        console.note("to the first: ratio of the RMSEs ± its standard error over the pictures")
 
 
 def true_values(holes: Holes, chosen: settings.Settings) -> np.ndarray:

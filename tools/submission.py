@@ -38,7 +38,7 @@ def run(
     console.note(f"{checked.rows:,} rows, all of them right")
     maker = writer or _maker(checked.sha256)
     if maker is not None:
-        _warn(maker, chosen)
+        warn(maker, chosen)
     again_named = [*([what] if what else []), "--code"] if code else [str(file)]
     command = ["tools", "submit", "--message", message, *again_named]
     command += ["--data", str(data)] if data is not None else []
@@ -106,7 +106,7 @@ def _maker(sha256: str) -> runs.Run | None:
     return None
 
 
-def _warn(maker: runs.Run, chosen: settings.Settings) -> None:
+def warn(maker: runs.Run, chosen: settings.Settings) -> None:
     """Say what may make a run's submission worse than its model."""
     if maker.outputs.get("status", "COMPLETE") != "COMPLETE":
         console.note(f"{maker} did not complete: its submission may be of an unfinished model")

@@ -26,9 +26,9 @@ from tools.kaggle_competitions import Competitions, Submission
 REPORT_SCORE = 0.16737  # the published recipe's best public score (RMSE)
 INTENT = "submitting.json"
 LISTED = 200  # Kaggle's newest submissions that are looked through
-POLLS = 12  # times poll_seconds, and a minute at most: how long a command looks for a submission
-DOUBT = 5  # times as long: when Kaggle still does not list a submission, it has none
-LOOKS_FIRST = "Run the command again later: it looks there before it submits."
+LOOKING = 60.0  # seconds for which a submission whose answer was lost is looked for
+DOUBT = 300.0  # seconds after which one that Kaggle still does not list was never taken
+LOOKS_FIRST = "Run the command again in five minutes: it looks there before it submits."
 
 Noted = tuple[Path, dict[str, Any]]  # a submission in the ledger: its folder and its entry
 
@@ -71,7 +71,6 @@ class Submitter:
         self.competition = chosen.required_competition()
         self._timeout = timeout
         self._poll_seconds = chosen.poll_seconds
-        self._looking = min(60.0, POLLS * chosen.poll_seconds)
         self._intent = runs.root() / INTENT
 
     def submit(self, candidate: Candidate, *, again: bool = False) -> dict[str, Any]:
@@ -168,13 +167,14 @@ class Submitter:
         try:
             return self._create(candidate, token, facts)
         except KeyboardInterrupt:
+            console.note("\nLooking whether Kaggle took it; Ctrl-C again ends at once.")
             found = None
             with contextlib.suppress(ToolsError, KeyboardInterrupt):
                 found = self._settle()
             if found:
-                console.note(f"\nSubmission {found[1]['ref']} goes on. {self._way_back}")
+                console.note(f"Submission {found[1]['ref']} goes on. {self._way_back}")
             else:
-                console.note(f"\nIt is not known whether Kaggle took it. {LOOKS_FIRST}")
+                console.note(f"It is not known whether Kaggle took it. {LOOKS_FIRST}")
             raise
 
     def _create(self, candidate: Candidate, token: str, facts: dict[str, Any]) -> dict[str, Any]:
@@ -237,7 +237,8 @@ class Submitter:
         """Let nothing be sent while Kaggle may list yet what was; returns what was entered.
 
         Raises:
-            UncertainError: it may; the remedy is that for the file of that hash.
+            UncertainError: Kaggle may list it yet; if it is the file of this hash, the remedy tells
+                how to send it once more.
         """
         found = self._looked_for() if self._in_doubt() else None
         if facts := self._in_doubt():
@@ -254,11 +255,11 @@ class Submitter:
         if not self._intent.is_file():
             return {}
         age = abs(time.time() - self._intent.stat().st_mtime)
-        return self._unsettled()[2] if age < DOUBT * self._looking else {}
+        return self._unsettled()[2] if age < DOUBT else {}
 
     def _looked_for(self) -> Noted | None:
         """Do :meth:`settle` for about a minute: Kaggle may list a submission late."""
-        until, pause = time.monotonic() + self._looking, self._poll_seconds
+        until, pause = time.monotonic() + LOOKING, max(1.0, self._poll_seconds)
         with console.stderr.status("looking whether Kaggle lists the submission"):
             while (found := self._settle()) is None and (left := until - time.monotonic()) > 0:
                 time.sleep(min(pause, left))
