@@ -102,7 +102,7 @@ def test_without_the_truth_it_says_where_a_score_can_be_had(project, tools, data
     assert "Testing_Truth" in done.err and "tools submit" in done.err
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut off", "no picture", "small"])
+@pytest.mark.parametrize("damage", ["missing", "cut off", "no picture", "bad chunk", "small"])
 def test_a_truth_that_cannot_be_read_is_named(project, tools, dataset, fills, damage):
     path = sorted((dataset / "Testing_Truth").iterdir())[0]
     if damage == "missing":
@@ -111,6 +111,11 @@ def test_a_truth_that_cannot_be_read_is_named(project, tools, dataset, fills, da
         path.write_bytes(path.read_bytes()[:2000])
     elif damage == "no picture":
         path.write_text("truth")
+    elif damage == "bad chunk":  # SyntaxError, to Pillow
+        Image.new("RGB", (256, 256)).save(path, "PNG")
+        data = bytearray(path.read_bytes())
+        data[data.index(b"IDAT") - 1] ^= 0xFF
+        path.write_bytes(data)
     else:
         Image.new("RGB", (255, 256)).save(path)
     done = tools("score", "--data", dataset, file(fills, "mean"))

@@ -30,7 +30,6 @@ SMALL = 10 << 20  # files below this may have any ratio
 LARGEST_READ = 128 << 20
 
 _CHUNK = 1 << 20
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError)
 
 OpenAt = Callable[[int], tuple[Any, int]]
 
@@ -198,7 +197,8 @@ def unpack(archive: zipfile.ZipFile, wanted: list[Member], folder: Path) -> Iter
     for member in sorted(wanted, key=lambda member: member.info.header_offset):
         try:
             _write(archive, member, folder)
-        except _DAMAGED as failure:
+        # RuntimeError: a member's own header asks for what zipfile cannot do, as a password.
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as failure:
             raise VerificationError(
                 f"{member.target} is damaged in the archive: {failure}.",
                 "Run the command again; what is whole stays.",

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageOps
 from tools import console, runs
 from tools.errors import UserError
 from tools.files import alone
-from tools.holes import HOLE, SIDE
+from tools.holes import HOLE, SIDE, TRUTH
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -170,7 +170,7 @@ def _write_classes(
     skipped: dict[str, str] = {}
     counts: dict[str, dict[str, int]] = {}
     test_rows: list[list[Any]] = []
-    testing, truth = base / "Testing_Data", base / "Testing_Truth"
+    testing, truth = base / "Testing_Data", base / TRUTH
     with (
         console.progress_bar() as bar,
         ThreadPoolExecutor(os.cpu_count()) as pool,

@@ -14,6 +14,7 @@ from tools.errors import UserError
 SIDE, HOLE, CHANNELS = 256, 75, 3
 HOLE_VALUES = HOLE * HOLE * CHANNELS
 MASKED_INFO = "masked_info.csv"
+TRUTH = "Testing_Truth"  # where `tools make-dataset` keeps the test pictures without holes
 
 _LARGEST = 128 << 10
 _UNSAFE_NAME = re.compile(r'[\x00-\x1f\x7f,"/\\]')

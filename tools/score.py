@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from tools import console, paired, settings, submission_file
 from tools.errors import UserError
-from tools.holes import HOLE, SIDE, Holes
+from tools.holes import HOLE, SIDE, TRUTH, Holes
 from tools.submission import holes_to_fill, named, warn
-
-TRUTH = "Testing_Truth"  # where `tools make-dataset` keeps it, beside Testing_Data
 
 
 def run(submissions: Sequence[str], data: Path | None, as_json: bool) -> None:
@@ -100,7 +98,6 @@ def _read(path: Path) -> np.ndarray:
             if image.size != (SIDE, SIDE):
                 raise UserError(f"{path} has {image.width}x{image.height} pixels, not 256x256.")
             return np.asarray(image.convert("RGB")) / 255
-    except (UnidentifiedImageError, Image.DecompressionBombError) as failure:
-        raise UserError(f"{path} is no picture: {failure}.") from None
-    except OSError as failure:
-        raise UserError(f"{path} cannot be read: {failure.strerror or failure}.") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as failure:
+        why = getattr(failure, "strerror", None) or failure
+        raise UserError(f"{path} cannot be read: {why}.") from None
