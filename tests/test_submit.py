@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -70,7 +71,7 @@ def test_a_program_checks_uploads_waits_and_prints_score_ratio_and_rank(project,
     assert server.competition.submissions[0]["description"] == "a fill"
 
 
-def test_json_is_the_ledgers_entry(submit, server):
+def test_json_is_the_ledgers_entry_and_its_ratios(submit, server):
     code, out, _ = submit("--json")
     entry = json.loads(out)
     assert code == 0
@@ -83,14 +84,31 @@ def test_json_is_the_ledgers_entry(submit, server):
         "sha256": "",
         "message": "a fill",
         "score": 0.16,
+        "private_score": None,
         "error": "",
+        "ratio_to_harmonic": None,
         "ratio_to_report": 0.16 / 0.16737,
         "rank": 2,
         "teams": 4,
     }
     [noted] = ledger()
-    assert entry.items() <= noted.items()
+    assert {name for name in entry if entry[name] != noted.get(name)} == {"ratio_to_report"}
     assert not intent().exists()
+
+
+def test_a_score_is_compared_with_what_the_probes_best_fill_had(submit, server):
+    server.competition.private_score = "0.16100"
+    for ref, score in ((1, 0.25), (2, 0.2), (3, None), (4, 10**400), (5, math.nan)):
+        entry = {"ref": ref, "competition": "photo-reconstruction", "score": score}
+        runs.record_submission(runs.root(), entry | {"probe": {"channel_order": "bgr"}})
+    elsewhere = {"ref": 6, "competition": "another", "score": 0.1, "probe": {}}
+    runs.record_submission(runs.root(), elsewhere)
+    runs.record_submission(runs.root(), elsewhere | {"ref": 7, "probe": None})
+    assert submit().out.splitlines()[1:4] == [
+        "public score  0.16000",
+        "private score  0.16100",
+        "ratio to the harmonic fill's  0.800",
+    ]
 
 
 def test_a_wrong_file_exits_1_before_kaggle_hears_of_it(submit, project, server):

@@ -424,9 +424,9 @@ def submit(
 
     Example: tools submit --message "best"
     """
-    from tools import submission
+    from tools import submit
 
-    submission.run(what, message, data, code, again, timeout, json)
+    submit.run(what, message, data, code, again, timeout, json)
 
 
 @app.command()
@@ -449,6 +449,17 @@ def score(
     from tools import score
 
     score.run(what or [], data, json)
+
+
+@app.command()
+def submissions(json: Json = False) -> None:
+    """List what the team has submitted: public and private scores, and what each was made by.
+
+    Example: tools submissions
+    """
+    from tools.submissions import show_submissions
+
+    show_submissions(json)
 
 
 @app.command()

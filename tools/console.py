@@ -89,6 +89,11 @@ def print_table(
     stdout.print(table, soft_wrap=False)
 
 
+def figure(value: float | None, digits: int) -> str:
+    """A number for a table; "" where there is none."""
+    return "" if value is None else f"{value:.{digits}f}"
+
+
 def with_error(text: str, error: float | None) -> str:
     """Append an error to a number, where there is one."""
     return text if error is None else f"{text} ± {error:.4f}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from tools import console, runs
@@ -27,9 +26,9 @@ def show_runs(json: bool) -> None:
             (
                 row["run"],
                 str(row["pushed_at"] or "")[5:16].replace("T", " "),
-                _figure(row["hole_rmse"], 4),
-                _figure(row["ratio_to_harmonic"], 3),
-                _figure(row["leaderboard"], 5),
+                console.figure(row["hole_rmse"], 4),
+                console.figure(row["ratio_to_harmonic"], 3),
+                console.figure(row["leaderboard"], 5),
                 _words(row),
             )
             for row in rows
@@ -51,7 +50,7 @@ def _before(run: Run, found: list[Run]) -> Run | None:
 
 def _row(run: Run, before: Run | None) -> dict[str, Any]:
     predictor = str(_config(run).get("predictor", "model"))
-    scores = [_number(submission, "score") for submission in run.submissions]
+    scores = [runs.number(submission, "score") for submission in run.submissions]
     return {
         "run": run.short,
         "kernel": run.kernel,
@@ -60,8 +59,8 @@ def _row(run: Run, before: Run | None) -> dict[str, Any]:
         "pushed_at": run.push.get("pushed_at"),
         "status": run.status.get("status", "pushed"),
         "config": _differences(run, before),
-        "hole_rmse": _number(run.outputs, "metrics", "hole_rmse", predictor),
-        "ratio_to_harmonic": _number(run.outputs, "metrics", "ratio_to_harmonic", predictor),
+        "hole_rmse": runs.number(run.outputs, "metrics", "hole_rmse", predictor),
+        "ratio_to_harmonic": runs.number(run.outputs, "metrics", "ratio_to_harmonic", predictor),
         "leaderboard": min((score for score in scores if score is not None), default=None),
         "outputs": _outputs(run),
         "folder": str(run.folder),
@@ -94,16 +93,3 @@ def _outputs(run: Run) -> str:
         return f"{sum(bool(file.get('verified')) for file in files)} verified"
     partial = run.outputs.get("status") != "COMPLETE"
     return f"{count} of a failed run" if partial else f"{count}, not all"
-
-
-def _number(found: Any, *names: str) -> float | None:
-    """A finite number deep in a record from outside; None if it is not there."""
-    for name in names:
-        found = found.get(name) if isinstance(found, dict) else None
-    is_number = isinstance(found, int | float) and not isinstance(found, bool)
-    # Compared before it is converted: an integer of JSON may have more digits than any float.
-    return float(found) if is_number and abs(found) <= sys.float_info.max else None
-
-
-def _figure(value: float | None, digits: int) -> str:
-    return f"{value:.{digits}f}" if value is not None else ""

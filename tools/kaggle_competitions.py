@@ -43,7 +43,10 @@ class Submission:
     ref: int
     status: str
     score: float | None
+    private_score: float | None  # told once the competition has ended
     error: str
+    date: str  # ISO 8601, UTC; "" if it is not told
+    file_name: str
     description: str
     team: str
 
@@ -235,7 +238,10 @@ def _submission(answer: Any) -> Submission:
         ref=_reference(answer.ref),
         status=answer.status.name,
         score=_number(answer.public_score),
+        private_score=_number(answer.private_score),
         error=plain(answer.error_description),
+        date=f"{answer.date:%Y-%m-%dT%H:%M:%SZ}" if answer.date else "",
+        file_name=plain(answer.file_name),
         description=plain(answer.description),
         team=plain(answer.team_name),
     )

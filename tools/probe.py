@@ -19,7 +19,7 @@ from tools.errors import RefusedError, UserError, VerificationError
 from tools.files import alone
 from tools.holes import Holes
 from tools.local_run import run_kernel
-from tools.submission import FILE, holes_to_fill
+from tools.submit import FILE, holes_to_fill
 from tools.submitter import Candidate, Submitter
 
 ONCE_MORE = "The same command submits it once more."

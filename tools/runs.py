@@ -11,6 +11,8 @@ import json
 import math
 import os
 import re
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -185,6 +187,22 @@ def submissions(folder: Path) -> list[dict[str, Any]]:
         except (ValueError, KeyError, TypeError):
             continue  # a torn line
     return list(found.values())
+
+
+def every_submission() -> Iterator[tuple[Path, dict[str, Any]]]:
+    """All submissions, each with the folder that notes it."""
+    for folder in (root(), *(path.parent for path in root().glob("*/*/push.json"))):
+        for entry in submissions(folder):
+            yield folder, entry
+
+
+def number(found: Any, *names: str) -> float | None:
+    """A finite number deep in a record from outside; None if it is not there."""
+    for name in names:
+        found = found.get(name) if isinstance(found, dict) else None
+    is_number = isinstance(found, int | float) and not isinstance(found, bool)
+    # Compared before it is converted: an integer of JSON may have more digits than any float.
+    return float(found) if is_number and abs(found) <= sys.float_info.max else None
 
 
 def read(folder: Path) -> Run:

@@ -23,7 +23,6 @@ from tools.files import alone, write_whole
 from tools.kaggle_client import Kaggle, NotFoundError, UncertainError
 from tools.kaggle_competitions import Competitions, Submission
 
-REPORT_SCORE = 0.16737  # the published recipe's best public score (RMSE)
 INTENT = "submitting.json"
 LISTED = 200  # Kaggle's newest submissions that are looked through
 LOOKING = 60.0  # seconds for which a submission whose answer was lost is looked for
@@ -80,7 +79,7 @@ class Submitter:
         that only if Kaggle lists it.
 
         Returns:
-            The ledger's entry: ref, status, score, ratio_to_report, rank, teams, what was sent.
+            The ledger's entry: ref, status, scores, rank, teams, what was sent.
 
         Raises:
             RefusedError: no submission is left today, or Kaggle refused it or could not score it.
@@ -140,13 +139,7 @@ class Submitter:
 
     def _submitted(self, sha256: str) -> Noted | None:
         """The latest submission of these very bytes, and the ledger's folder that notes it."""
-        folders = [runs.root(), *(path.parent for path in runs.root().glob("*/*/push.json"))]
-        same = [
-            (folder, entry)
-            for folder in folders
-            for entry in runs.submissions(folder)
-            if self._is_of(sha256, entry)
-        ]
+        same = (found for found in runs.every_submission() if self._is_of(sha256, found[1]))
         return max(same, key=lambda found: found[1]["at"], default=None)
 
     def _send(self, candidate: Candidate) -> dict[str, Any]:
@@ -317,9 +310,8 @@ class Submitter:
             seen = self._wait(entry)
             rank = self._rank(seen)
         # At once: whoever finds a score in the ledger asks for nothing more.
-        entry |= {"status": seen.status, "score": seen.score, "error": seen.error}
-        entry["ratio_to_report"] = None if seen.score is None else seen.score / REPORT_SCORE
-        entry |= rank
+        entry |= {"status": seen.status, "score": seen.score, "error": seen.error, **rank}
+        entry["private_score"] = seen.private_score
         runs.record_submission(folder, entry)
         if seen.status != "COMPLETE":
             raise self._not_scored(entry)

@@ -80,6 +80,7 @@ class Competition:
         default_factory=lambda: [("first", "0.15001"), ("second", "0.16737"), ("third", "0.19092")]
     )
     score: Callable[[bytes], str] = lambda content: "0.16000"
+    private_score: str = ""  # shown once it has ended
     states: list[str] = field(default_factory=lambda: ["PENDING", "COMPLETE"])
     error: str = ""
     submissions: list[dict] = field(default_factory=list)
@@ -320,6 +321,7 @@ class KaggleServer:
         shown["status"] = states.pop(0) if advance and len(states) > 1 else states[0]
         if shown["status"] == "COMPLETE":
             shown["publicScore"] = competition.score(competition.contents[index])
+            shown["privateScore"] = competition.private_score
         if shown["status"] == "ERROR":
             shown["errorDescription"] = competition.error
         return shown

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tools import console, runs, settings, submission_file
+from tools import console, runs, settings, submission_file, yardsticks
 from tools.errors import UserError, VerificationError
 from tools.files import sha256
 from tools.holes import Holes, find_masked_info, read_holes
-from tools.submitter import REPORT_SCORE, Candidate, Submitter
+from tools.submitter import Candidate, Submitter
 
 FILE = "submission.csv.gz"
 
@@ -46,6 +46,7 @@ def run(
     folder = maker.folder if maker is not None else runs.root()
     kernel = (maker.kernel, maker.version) if code and maker is not None else None
     entry = submitter.submit(Candidate(checked, message, folder, kernel, {}), again=again)
+    entry |= yardsticks.ratios(entry["score"], entry["competition"])
     if as_json:
         console.print_json(entry)
     else:
@@ -53,11 +54,14 @@ def run(
 
 
 def _report(entry: dict[str, Any]) -> None:
-    score, ratio = entry["score"], entry["ratio_to_report"]
     lines = [f"submission {entry['ref']} to {entry['competition']}"]
-    lines.append(f"public score  {'none shown' if score is None else f'{score:.5f}'}")
-    if ratio is not None:
-        lines.append(f"ratio to the report's {REPORT_SCORE}  {ratio:.3f}")
+    lines.append(f"public score  {console.figure(entry['score'], 5) or 'none shown'}")
+    if private := console.figure(entry.get("private_score"), 5):
+        lines.append(f"private score  {private}")
+    if ratio := console.figure(entry["ratio_to_harmonic"], 3):
+        lines.append(f"ratio to the harmonic fill's  {ratio}")
+    if ratio := console.figure(entry["ratio_to_report"], 3):
+        lines.append(f"ratio to the report's {yardsticks.REPORT_SCORE}  {ratio}")
     if entry.get("rank"):
         lines.append(f"rank  {entry['rank']} of {entry['teams']}")
     console.stdout.print("\n".join(lines), markup=False)
