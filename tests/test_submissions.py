@@ -34,8 +34,8 @@ def test_kaggles_list_is_shown_newest_first_with_what_made_each(tools, project, 
     list_of(server, 4)
     scores = {b"0": "0.20000", b"1": "0.16000", b"2": "0.16000", b"3": ""}
     server.competition.score = scores.get
-    probe = {"competition": "photo-reconstruction", "probe": {}, "score": 0.2}
-    runs.record_submission(runs.root(), {"ref": 50_000_000, "file": "runs/p.csv.gz"} | probe)
+    probe = {"ref": 50_000_000, "file": str(project / "runs/p.csv.gz"), "probe": {}, "score": 0.2}
+    runs.record_submission(runs.root(), probe | {"competition": "photo-reconstruction"})
     run = runs.record_push(KERNEL, 3)
     runs.record_submission(run.folder, {"ref": 50_000_002, "file": "runs/x/submission.csv.gz"})
     server.competition.submissions[3]["states"] = ["PENDING"]

@@ -30,6 +30,7 @@ tools wait
 tools fetch-outputs
 tools submit --message "20 steps, narrow"
 tools runs
+tools submissions
 """
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
 from typing import Any
 
-from tools import console, runs, settings, yardsticks
+from tools import console, runs, settings
 from tools.kaggle_client import Kaggle
 from tools.kaggle_competitions import Competitions, Submission
+from tools.yardsticks import Measures, ratios, yardsticks
 
 LISTED = 200  # the newest
 
@@ -17,8 +19,8 @@ def show_submissions(json: bool) -> None:
     chosen = settings.load(settings.project_folder())
     competition = chosen.required_competition()
     seen = Competitions(Kaggle(chosen)).submissions(competition)
-    made_by = _makers()
-    rows = [_row(each, competition, made_by) for each in itertools.islice(seen, LISTED)]
+    measures, made_by = yardsticks(competition), _makers()
+    rows = [_row(each, measures, made_by) for each in itertools.islice(seen, LISTED)]
     if json:
         console.print_json(rows)
         return
@@ -42,23 +44,25 @@ def show_submissions(json: bool) -> None:
 
 
 def _makers() -> dict[int, str]:
-    """The run, or else the file, that the ledger names for a submission."""
-    return {
-        entry["ref"]: console.plain(entry.get("file"))
-        if folder == runs.root()
-        else folder.relative_to(runs.root()).as_posix()
-        for folder, entry in runs.every_submission()
-    }
+    """The run, or else the file, that the ledger names for each submission."""
+    ledger, project = runs.root(), f"{settings.project_folder()}{os.sep}"
+    found = {}
+    for folder, entry in runs.every_submission():
+        if folder == ledger:
+            found[entry["ref"]] = console.plain(entry.get("file")).removeprefix(project)
+        else:
+            found[entry["ref"]] = folder.relative_to(ledger).as_posix()
+    return found
 
 
-def _row(seen: Submission, competition: str, made_by: dict[int, str]) -> dict[str, Any]:
+def _row(seen: Submission, measures: Measures, made_by: dict[int, str]) -> dict[str, Any]:
     return {
         "ref": seen.ref,
         "date": seen.date,
         "status": seen.status,
         "score": seen.score,
         "private_score": seen.private_score,
-        **yardsticks.ratios(seen.score, competition),
+        **ratios(seen.score, measures),
         "made_by": made_by.get(seen.ref, seen.file_name),
         "message": seen.description,
         "error": seen.error,

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tools import console, runs, settings, submission_file, yardsticks
+from tools import console, runs, settings, submission_file
 from tools.errors import UserError, VerificationError
 from tools.files import sha256
 from tools.holes import Holes, find_masked_info, read_holes
 from tools.submitter import Candidate, Submitter
+from tools.yardsticks import REPORT_SCORE, ratios, yardsticks
 
 FILE = "submission.csv.gz"
 
@@ -46,7 +47,7 @@ def run(
     folder = maker.folder if maker is not None else runs.root()
     kernel = (maker.kernel, maker.version) if code and maker is not None else None
     entry = submitter.submit(Candidate(checked, message, folder, kernel, {}), again=again)
-    entry |= yardsticks.ratios(entry["score"], entry["competition"])
+    entry |= ratios(entry["score"], yardsticks(entry["competition"]))
     if as_json:
         console.print_json(entry)
     else:
@@ -61,7 +62,7 @@ def _report(entry: dict[str, Any]) -> None:
     if ratio := console.figure(entry["ratio_to_harmonic"], 3):
         lines.append(f"ratio to the harmonic fill's  {ratio}")
     if ratio := console.figure(entry["ratio_to_report"], 3):
-        lines.append(f"ratio to the report's {yardsticks.REPORT_SCORE}  {ratio}")
+        lines.append(f"ratio to the report's {REPORT_SCORE}  {ratio}")
     if entry.get("rank"):
         lines.append(f"rank  {entry['rank']} of {entry['teams']}")
     console.stdout.print("\n".join(lines), markup=False)

@@ -7,22 +7,25 @@ from tools import runs
 REPORT_SCORE = 0.16737  # the published recipe's best public score (RMSE)
 
 
-def harmonic_score(competition: str) -> float | None:
-    """The lowest score that a harmonic fill of `tools probe` had there; None before there is one.
+Measures = dict[str, float | None]
 
-    Written in a wrong way, the same fill scores worse.
+
+def yardsticks(competition: str) -> Measures:
+    """The scores to compare with: the report's, and the harmonic fill's once `tools probe` has it.
+
+    Of the probe's scores the lowest: written in a wrong way, the same fill scores worse.
     """
     scores = [
         runs.number(entry, "score")
         for entry in runs.submissions(runs.root())
         if entry.get("competition") == competition and isinstance(entry.get("probe"), dict)
     ]
-    return min((score for score in scores if score is not None), default=None)
+    harmonic = min((score for score in scores if score is not None), default=None)
+    return {"report": REPORT_SCORE, "harmonic": harmonic}
 
 
-def ratios(score: float | None, competition: str) -> dict[str, float | None]:
+def ratios(score: float | None, measures: Measures) -> dict[str, float | None]:
     """A score divided by each yardstick; None where one of both is not known, or 0."""
-    measures = {"report": REPORT_SCORE, "harmonic": harmonic_score(competition)}
     return {
         f"ratio_to_{name}": None if score is None or not measure else score / measure
         for name, measure in measures.items()
