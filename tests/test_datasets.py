@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+from tools.datasets import make_dataset
+from tools.errors import UserError
+
 
 def tools(python, *arguments, **options):
     command = [python, "-m", "tools", *map(str, arguments)]
@@ -106,6 +109,12 @@ def test_a_photo_that_was_taken_with_the_camera_turned_comes_out_upright(tmp_pat
     Image.fromarray(turned).save(tmp_path / "turned.jpg", exif=exif)
     pixels = np.asarray(central_square(tmp_path / "turned.jpg"))
     assert pixels[:110].min() > 200 and pixels[146:].max() < 50
+
+
+@pytest.mark.parametrize("label", ["cats, small", "Tom's", ".hidden"])
+def test_a_class_whose_pictures_the_kernel_would_refuse_is_an_error(tmp_path, label):
+    with pytest.raises(UserError, match="cannot begin a picture's name"):
+        make_dataset({label: []}, tmp_path / "out", test_per_class=1, seed=0)
 
 
 def test_unreadable_files_are_listed_with_the_reason_and_left_out(python, photos, tmp_path):

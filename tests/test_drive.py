@@ -78,6 +78,15 @@ def test_two_files_of_one_name_are_an_error_that_names_both(drive, make):
     assert all(key in failure.value.message for key in both)
 
 
+def test_two_folders_of_one_name_are_an_error_that_names_both(drive, make):
+    team = drive.add_folder("team")
+    both = [drive.add_folder("v3", team) for _ in range(2)]
+    [file] = make({"a.h5": 10})
+    with pytest.raises(UserError, match="more than one folder named v3") as failure:
+        deliver(file, ORIGIN, connect(f"drive:{team}/v3"))
+    assert all(key in str(failure.value) for key in both)
+
+
 def test_what_a_crash_left_is_found_and_replaced_without_being_asked(drive, make):
     (file,) = make({"training_log.csv": 90})
     half = drive.add_file("training_log.csv", b"half", properties={"sha256": file.sha256})

@@ -12,6 +12,7 @@ import pytest
 
 from tests.failures import failed
 from tests.project import PROJECT
+from tools.local_run import kernel_script
 
 QUICK = ("--steps", "2", "--preset", "report", "--set", "width=2", "--set", "log_every=1")
 
@@ -56,6 +57,14 @@ def test_limit_and_json(python, sample, tmp_path):
     result = json.loads(done.stdout)
     assert result["pictures"] == {"training": 8, "validation": 4, "test": 4}
     assert result["out"] == str(out)
+
+
+def test_it_runs_the_script_that_a_push_would_send(tools, project):
+    (project / "kernel" / "pix2pix.py").rename(project / "kernel" / "mine.py")
+    metadata = project / "kernel-metadata.json"
+    failed(1, tools("dry-run"), "kernel/pix2pix.py")
+    metadata.write_text(metadata.read_text().replace("pix2pix.py", "mine.py"))
+    assert kernel_script() == project / "kernel" / "mine.py"
 
 
 def test_a_mistake_that_the_kernel_names_is_one_line_and_exit_code_1(python, sample, tmp_path):

@@ -117,6 +117,32 @@ def test_minutes_later_it_was_never_taken(submit, server, pauses):
     assert not intent().exists()
 
 
+def test_the_minutes_count_from_when_the_answer_was_lost(submit, server, monkeypatch, pauses):
+    def note_long_before(path, text):
+        path.write_text(text)
+        let_minutes_pass(10)
+
+    monkeypatch.setattr(submitter, "write_whole", note_long_before)
+    server.faults[CREATE] = [Lost()]
+    server.faults[LIST] = [None, *[UNLISTED] * 99]
+    assert submit().code == 6
+    failed(6, submit(), "Nothing was sent")
+    assert len(server.competition.submissions) == 1
+
+
+def test_a_project_may_be_moved_meanwhile(submit, server, project, monkeypatch, pauses):
+    server.faults[CREATE] = [Lost()]
+    server.faults[LIST] = [None, *[UNLISTED] * 9]
+    assert submit().code == 6
+    moved = project.rename(project.with_name("moved"))
+    monkeypatch.chdir(moved)
+    server.faults[LIST].clear()
+    assert submit().code == 0
+    assert not project.exists()
+    assert submit().code == 0
+    assert len(server.competition.submissions) == 1
+
+
 @pytest.mark.parametrize("again", [(), ("--again",)])
 def test_another_file_does_not_make_it_forgotten(submit, server, pauses, again):
     server.faults[CREATE] = [Lost()]

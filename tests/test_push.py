@@ -423,6 +423,14 @@ def test_an_answer_that_was_lost_is_made_up_for_by_looking(tools, server, projec
     assert runs.find().version == 2
 
 
+def test_an_answer_that_was_lost_stays_unknown_where_looking_fails_too(tools, server, project):
+    server.faults["SaveKernel"] = [Lost()]
+    server.faults["GetKernel"] = [None, None, *[Reply(503)] * 99]
+    code, _, err = tools("push-kernel")
+    assert (code, len(server.kernels[KERNEL])) == (6, 1)
+    assert "It is not known whether Kaggle took it" in err.splitlines()[-1]
+
+
 def test_ctrl_c_during_a_push_leaves_no_run_that_the_ledger_does_not_know(server, project, python):
     server.faults["SaveKernel"] = [Lost(Hang())]
     process = subprocess.Popen([python, "-m", "tools", "push-kernel"], stderr=subprocess.PIPE)

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from tests.failures import failed
-from tests.peers.kaggle import Cut, Drop, Hang, Hold, Lost, Reply
+from tests.peers.kaggle import Cut, Drop, Hang, Hold, Lost, Reply, Version
 from tests.testset import rows, write_submission, write_test_set
 from tools import runs, settings
 from tools.submitter import Submitter
@@ -96,6 +96,17 @@ def test_json_is_the_ledgers_entry_and_its_ratios(submit, server):
     assert not intent().exists()
 
 
+def test_a_code_submissions_way_back_names_its_run(tools, project, server, fill):
+    kernel, name = "ada/pix2pix-inpainting", "submission.csv.gz"
+    run = runs.record_push(kernel, 1)
+    run.outputs_folder.mkdir()
+    (run.outputs_folder / name).write_bytes(fill)
+    server.kernels[kernel] = [Version(1, {}, ["COMPLETE"], outputs={name: fill})]
+    server.competition.states = ["PENDING"]
+    done = tools("submit", "--code", "-m", "a fill", "--timeout", "0")
+    failed(5, done, "tools submit --message 'a fill' pix2pix-inpainting/v1 --code")
+
+
 def test_a_score_is_compared_with_what_the_probes_best_fill_had(submit, server):
     server.competition.private_score = "0.16100"
     for ref, score in ((1, 0.25), (2, 0.2), (3, None), (4, 10**400), (5, math.nan)):
@@ -131,6 +142,20 @@ def test_without_the_competitions_data_it_says_where_to_get_it(submit, project, 
     (project / "data").rename(project / "elsewhere")
     failed(1, submit(), str(project / "data"), "--data DIR")
     assert submit("--data", "elsewhere").code == 0
+
+
+def test_a_file_that_changes_after_it_was_checked_is_not_submitted(project, server):
+    hold = Hold()
+    server.faults["GetSubmissionLimits"] = [hold]
+    command = [sys.executable, "-m", "tools", "submit", "--message", "a fill", "fill.csv.gz"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        server.wait_for("GetSubmissionLimits")
+        write_submission(project / "fill.csv.gz", rows(value="0.5"))
+        hold.let_go.set()
+        said = running.stderr.read()
+    assert running.returncode == 8
+    assert "fill.csv.gz has changed since it was checked; nothing was submitted." in said
+    assert server.competition.submissions == []
 
 
 def test_the_same_file_is_never_submitted_twice_silently(submit, project, server):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -19,8 +20,9 @@ QUICK = ("--set", "blocks=1", "--set", "depth=1", "--set", "batch_size=2", "--se
 @pytest.fixture
 def workplace(tmp_path):
     """A project of its own."""
-    for name in ("kernel", "kernel-metadata.json"):
-        (tmp_path / name).symlink_to(PROJECT / name)
+    for name in ("kernel/pix2pix.py", "kernel-metadata.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(PROJECT / name, tmp_path / name)
     return tmp_path
 
 
@@ -71,7 +73,12 @@ def test_a_setting_that_is_named_twice_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("variant", "option"), [({"seed": "1"}, "--seeds"), ({"width": "8", "steps": "9"}, "--budget")]
+    ("variant", "option"),
+    [
+        ({"seed": "1"}, "--seeds"),
+        ({"width": "8", "steps": "9"}, "--budget"),
+        ({"predictor": "harmonic"}, "harmonic fill"),
+    ],
 )
 def test_what_the_sweep_sets_itself_is_refused(variant, option):
     with pytest.raises(UserError, match=option):
@@ -124,9 +131,15 @@ def test_it_tables_every_variant_over_its_seeds_and_runs_nothing_twice(python, s
     second = subprocess.run(words, capture_output=True, text=True, cwd=workplace)
     assert json.loads(second.stdout)["rows"] == table["rows"]
     assert {path: path.stat().st_mtime_ns for path in base.glob("*/run.json")} == records
+    assert "another version" not in second.stderr
+    with (workplace / "kernel" / "pix2pix.py").open("a") as script:
+        script.write("# changed\n")
     other = [*words[: words.index("--change")], "--budget", "2", "--json"]
     third = subprocess.run(other, capture_output=True, text=True, cwd=workplace)
     assert json.loads(third.stdout)["rows"][0]["images"] == 4
+    assert "another version" not in third.stderr
+    changed = subprocess.run(words, capture_output=True, text=True, cwd=workplace)
+    assert "4 of the runs were made by another version of " in changed.stderr
     assert {p: p.stat().st_mtime_ns for p in base.glob("*/run.json")}.items() > records.items()
 
 

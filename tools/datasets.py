@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import random
+import re
 import shlex
 import shutil
 from collections import Counter
@@ -22,6 +23,7 @@ from tools.errors import UserError
 from tools.files import alone
 from tools.holes import HOLE, SIDE, TRUTH
 
+PLAIN = re.compile(r"[\w ()+-][\w .()+-]*")  # what the kernel takes for a plain name
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 # Photographs in scikit-image's wheel that stand in for the four classes.
@@ -132,6 +134,11 @@ def make_dataset(
         raise UserError(f"{out} is there already.", "Choose another folder, or remove it.")
     names = Counter(label.lower() for label in classes)
     for label, photos in classes.items():
+        if not PLAIN.fullmatch(label):
+            raise UserError(
+                f"The class {label!r} cannot begin a picture's name.",
+                "Name its folder with letters, digits, spaces and any of _ . ( ) + -",
+            )
         if names[label.lower()] > 1:
             raise UserError(
                 f"{label} and another class differ in capitals alone.", "Rename a folder."

@@ -139,11 +139,7 @@ class DriveFolder:
             return None
         hits = self._children(parent, last, f"mimeType != '{FOLDER}'")
         if len(hits) > 1:
-            both = " and ".join(_link(hit["id"]) for hit in hits)
-            raise UserError(
-                f"{self.address} holds more than one file named {name}: {both}.",
-                "Move all but one of them to the bin.",
-            )
+            raise self._ambiguous("file", name, hits)
         return _stored(hits[0]) if hits else None
 
     def put(self, file: OutputFile, origin: Origin, there: Stored | None, moved: Moved) -> Stored:
@@ -225,6 +221,8 @@ class DriveFolder:
         hits = self._children(parent, path[-1], f"mimeType = '{FOLDER}'")
         if not hits and not make:
             return None
+        if len(hits) > 1:
+            raise self._ambiguous("folder", path[-1], hits)
         if hits:
             self._folders[path] = hits[0]["id"]
         else:
@@ -237,6 +235,13 @@ class DriveFolder:
                     raise
             self._folders[path] = key
         return self._folders[path]
+
+    def _ambiguous(self, kind: str, name: str, hits: list[dict[str, Any]]) -> UserError:
+        all_ = " and ".join(_link(hit["id"]) for hit in hits)
+        return UserError(
+            f"{self.address} holds more than one {kind} named {name}: {all_}.",
+            "Move all but one of them to the bin.",
+        )
 
     def _new_id(self) -> str:
         return self._ask(self._files.generateIds(count=1, type="files", fields="ids"))["ids"][0]

@@ -16,7 +16,7 @@ HOLE_VALUES = HOLE * HOLE * CHANNELS
 MASKED_INFO = "masked_info.csv"
 TRUTH = "Testing_Truth"  # where `tools make-dataset` keeps the test pictures without holes
 
-_LARGEST = 128 << 10
+_LARGEST = 1 << 20
 _UNSAFE_NAME = re.compile(r'[\x00-\x1f\x7f,"/\\]')
 
 

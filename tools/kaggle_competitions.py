@@ -22,7 +22,7 @@ from kagglesdk.competitions.types.competition_api_service import (
 
 from tools import transfer
 from tools.console import plain
-from tools.kaggle_client import Kaggle, NoAccessError, NotFoundError, request
+from tools.kaggle_client import Kaggle, NoAccessError, NotFoundError
 
 API = "competitions.competition_api_client"  # of the public client
 
@@ -49,6 +49,12 @@ class Submission:
     file_name: str
     description: str
     team: str
+
+    @property
+    def outcome(self) -> dict[str, Any]:
+        """What becomes of it, as the ledger notes it."""
+        names = ("status", "score", "private_score", "error")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -153,13 +159,8 @@ class Competitions:
         Raises:
             NotFoundError: there is none; a new one may take a moment to appear.
         """
-        asked = request(ApiGetSubmissionRequest, ref=ref)
-        return self._kaggle.call(
-            f"asking for submission {ref}",
-            lambda client: _submission(
-                client.competitions.competition_api_client.get_submission(asked)
-            ),
-        )
+        doing, method = f"asking for submission {ref}", f"{API}.get_submission"
+        return _submission(self._kaggle.ask(doing, method, ApiGetSubmissionRequest, ref=ref))
 
     def submissions(self, competition: str) -> Iterator[Submission]:
         """The team's submissions, newest first."""

@@ -13,11 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tools import console, logs
+from tools import console, logs, metadata
 from tools.errors import RunFailedError, UserError
 from tools.settings import project_folder
-
-SCRIPT = Path("kernel/pix2pix.py")
 
 
 def flags(settings: dict[str, Any]) -> list[str]:
@@ -33,15 +31,12 @@ def flags(settings: dict[str, Any]) -> list[str]:
 
 
 def kernel_script() -> Path:
-    """The project's kernel.
+    """The project's kernel: the file that a push sends.
 
     Raises:
-        UserError: it is not there.
+        UserError: kernel-metadata.json names none.
     """
-    script = project_folder() / SCRIPT
-    if not script.is_file():
-        raise UserError(f"There is no {script}.", "Change to the project's folder.")
-    return script
+    return metadata.load(project_folder()).code_file
 
 
 def run_kernel(settings: dict[str, Any], log: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ def run(data: Path | None, yes: bool, timeout: float, as_json: bool) -> None:
     chosen = settings.load(project)
     folder = data if data is not None else chosen.data_folder(project)
     holes = holes_to_fill(project, chosen, data)
-    submitter = Submitter(chosen, timeout, ["tools", "probe"], ONCE_MORE)
+    command = ["tools", "probe", *(["--data", str(data)] if data is not None else [])]
+    submitter = Submitter(chosen, timeout, f"Go on with: {shlex.join(command)}", ONCE_MORE)
     with _alone():
         known = _scored(submitter)
         unsent = [way for way in WAYS if way not in known]

@@ -306,7 +306,10 @@ def _send(kernels: Kernels, last: Version, text: str, request: dict[str, Any]) -
         )
     if pushed.version:
         return pushed
-    number, source = kernels.newest(kernel) or (0, "")
+    try:
+        number, source = kernels.newest(kernel) or (0, "")
+    except NetworkError as failure:
+        raise uncertain or failure from failure
     if last.told and number > last.number and source.split() == text.split():
         return dataclasses.replace(pushed, version=number)
     raise uncertain or RefusedError(

@@ -29,6 +29,8 @@ FRESH_SECONDS = 600  # a new version may be unknown to Kaggle's status for so lo
 _KERNEL = r"[A-Za-z0-9_-]+/[a-z0-9][a-z0-9-]+"
 _REFERENCE = re.compile(r"((?P<kernel>([\w-]+/)?[\w-]+)/)?v?(?P<version>\d{1,9})/?", re.ASCII)
 
+Noted = tuple[Path, dict[str, Any]]  # a submission in the ledger: the folder that notes it, and it
+
 
 @dataclass(frozen=True)
 class Run:
@@ -189,8 +191,8 @@ def submissions(folder: Path) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def every_submission() -> Iterator[tuple[Path, dict[str, Any]]]:
-    """All submissions, each with the folder that notes it."""
+def every_submission() -> Iterator[Noted]:
+    """All submissions, those that no run has made first."""
     for folder in (root(), *(path.parent for path in root().glob("*/*/push.json"))):
         for entry in submissions(folder):
             yield folder, entry

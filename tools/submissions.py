@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import itertools
 import os
+from pathlib import Path
 from typing import Any
 
 from tools import console, runs, settings
 from tools.kaggle_client import Kaggle
 from tools.kaggle_competitions import Competitions, Submission
+from tools.runs import Noted
 from tools.yardsticks import Measures, ratios, yardsticks
-
-LISTED = 200  # the newest
 
 
 def show_submissions(json: bool) -> None:
-    """Print Kaggle's list of the team's submissions, newest first, and what each was made by."""
+    """Print Kaggle's list of the team's submissions, newest first, and what each was made by.
+
+    What the ledger does not know yet of those that it holds is entered there.
+    """
     chosen = settings.load(settings.project_folder())
     competition = chosen.required_competition()
-    seen = Competitions(Kaggle(chosen)).submissions(competition)
-    measures, made_by = yardsticks(competition), _makers()
-    rows = [_row(each, measures, made_by) for each in itertools.islice(seen, LISTED)]
+    listed = list(Competitions(Kaggle(chosen)).submissions(competition))
+    noted = {entry["ref"]: (folder, entry) for folder, entry in runs.every_submission()}
+    for seen in listed:
+        if seen.ref in noted:
+            _note_news(*noted[seen.ref], seen)
+    measures = yardsticks(competition)
+    rows = [_row(seen, measures, _made_by(seen, noted)) for seen in listed]
     if json:
         console.print_json(rows)
         return
@@ -38,34 +44,32 @@ def show_submissions(json: bool) -> None:
     }
     told = {name: cells for name, cells in shown.items() if any(cells)}
     console.print_table(tuple(told), zip(*told.values(), strict=True), words=("what",))
-    if next(seen, None):
-        page = f"https://www.kaggle.com/competitions/{competition}/submissions"
-        console.note(f"These are the newest {LISTED}; all of them are at {page}")
 
 
-def _makers() -> dict[int, str]:
-    """The run, or else the file, that the ledger names for each submission."""
-    ledger, project = runs.root(), f"{settings.project_folder()}{os.sep}"
-    found = {}
-    for folder, entry in runs.every_submission():
-        if folder == ledger:
-            found[entry["ref"]] = console.plain(entry.get("file")).removeprefix(project)
-        else:
-            found[entry["ref"]] = folder.relative_to(ledger).as_posix()
-    return found
+def _note_news(folder: Path, entry: dict[str, Any], seen: Submission) -> None:
+    told = {name: value for name, value in seen.outcome.items() if value is not None}
+    if any(entry.get(name) != value for name, value in told.items()):
+        runs.record_submission(folder, {"ref": seen.ref, **told})
 
 
-def _row(seen: Submission, measures: Measures, made_by: dict[int, str]) -> dict[str, Any]:
+def _made_by(seen: Submission, noted: dict[int, Noted]) -> str:
+    """The run that the ledger names for a submission, or else the file."""
+    if seen.ref not in noted:
+        return seen.file_name
+    folder, entry = noted[seen.ref]
+    if folder != runs.root():
+        return folder.relative_to(runs.root()).as_posix()
+    return console.plain(entry.get("file")).removeprefix(f"{settings.project_folder()}{os.sep}")
+
+
+def _row(seen: Submission, measures: Measures, made_by: str) -> dict[str, Any]:
     return {
         "ref": seen.ref,
         "date": seen.date,
-        "status": seen.status,
-        "score": seen.score,
-        "private_score": seen.private_score,
+        **seen.outcome,
         **ratios(seen.score, measures),
-        "made_by": made_by.get(seen.ref, seen.file_name),
+        "made_by": made_by,
         "message": seen.description,
-        "error": seen.error,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,11 @@ def run(
     maker = writer or _maker(checked.sha256)
     if maker is not None:
         warn(maker, chosen)
-    again_named = [*([what] if what else []), "--code"] if code else [str(file)]
-    command = ["tools", "submit", "--message", message, *again_named]
+    same = [writer.short, "--code"] if writer and code else [str(file)]
+    command = ["tools", "submit", "--message", message, *same]
     command += ["--data", str(data)] if data is not None else []
-    submitter = Submitter(chosen, timeout, command)
+    way_back = f"Wait on, and upload nothing, with: {shlex.join(command)}"
+    submitter = Submitter(chosen, timeout, way_back)
     folder = maker.folder if maker is not None else runs.root()
     kernel = (maker.kernel, maker.version) if code and maker is not None else None
     entry = submitter.submit(Candidate(checked, message, folder, kernel, {}), again=again)

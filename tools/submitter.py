@@ -10,18 +10,26 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import shlex
+import os
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tools import console, runs, settings, submission_file
-from tools.errors import DeadlineError, NetworkError, RefusedError, ToolsError, UserError
-from tools.files import alone, write_whole
+from tools.errors import (
+    DeadlineError,
+    NetworkError,
+    RefusedError,
+    ToolsError,
+    UserError,
+    VerificationError,
+)
+from tools.files import alone, sha256, write_whole
 from tools.kaggle_client import Kaggle, NotFoundError, UncertainError
 from tools.kaggle_competitions import Competitions, Submission
+from tools.runs import Noted
 
 INTENT = "submitting.json"
 LISTED = 200  # Kaggle's newest submissions that are looked through
@@ -29,7 +37,17 @@ LOOKING = 60.0  # seconds for which a submission whose answer was lost is looked
 DOUBT = 300.0  # seconds after which one that Kaggle still does not list was never taken
 LOOKS_FIRST = "Run the command again in five minutes: it looks there before it submits."
 
-Noted = tuple[Path, dict[str, Any]]  # a submission in the ledger: its folder and its entry
+
+class Unanswered(NamedTuple):
+    """A submission that was sent, and whose answer was lost.
+
+    ``folder`` is the ledger's that it belongs to, ``known`` what Kaggle listed before it.
+    """
+
+    folder: Path
+    known: list[int]
+    facts: dict[str, Any]
+    age: float  # seconds
 
 
 @dataclass(frozen=True)
@@ -53,7 +71,7 @@ class Submitter:
     Args:
         chosen: the project's settings.
         timeout: minutes to wait for each score.
-        command: what a person can call to wait on after that.
+        way_back: what a person can do after that.
         once_more: how a person has a file submitted that Kaggle could not score.
     """
 
@@ -61,10 +79,10 @@ class Submitter:
         self,
         chosen: settings.Settings,
         timeout: float,
-        command: list[str],
+        way_back: str,
         once_more: str = "To submit the same file once more, add --again.",
     ) -> None:
-        self._way_back = f"Wait on, and upload nothing, with: {shlex.join(command)}"
+        self._way_back = way_back
         self._once_more = once_more
         self.kaggle = Competitions(Kaggle(chosen))
         self.competition = chosen.required_competition()
@@ -87,19 +105,13 @@ class Submitter:
             DeadlineError: it is not scored yet; the same call waits on.
             NetworkError: the upload failed, or Kaggle could not be reached.
         """
-        path, sha256 = candidate.checked.path, candidate.checked.sha256
+        path, digest = candidate.checked.path, candidate.checked.sha256
         with self._alone():
-            found = self._settle()
-            if found is None or not self._is_of(sha256, found[1]):
-                found = None if again else self._submitted(sha256)
-            if found is None and not (again and self._is_of(sha256, self._in_doubt())):
-                late = self._cleared(sha256)
-                found = late if late and self._is_of(sha256, late[1]) else None
+            found = None if again else self._submitted(digest)
+            lost = self._unanswered()
+            if lost and (found is None or self._is_of(digest, lost.facts)):
+                found = self._settle(lost, digest, again) or found
             if found is None:
-                if self._intent.is_file():
-                    console.note(
-                        "Kaggle does not list what was submitted last, when its answer was lost"
-                    )
                 self.require_allowance()
                 folder, entry = candidate.folder, self._send(candidate)
             else:
@@ -155,7 +167,8 @@ class Submitter:
         }
         token = "" if candidate.kernel else self._upload(checked)
         known = [seen.ref for seen in self._newest(self.competition)]
-        intent = {"folder": str(candidate.folder), "known": known, "facts": facts}
+        folder = str(candidate.folder.relative_to(runs.root()))  # moves along with the project
+        intent = {"folder": folder, "known": known, "facts": facts}
         write_whole(self._intent, json.dumps(intent, indent=2, ensure_ascii=False))
         try:
             return self._create(candidate, token, facts)
@@ -163,7 +176,7 @@ class Submitter:
             console.note("\nLooking whether Kaggle took it; Ctrl-C again ends at once.")
             found = None
             with contextlib.suppress(ToolsError, KeyboardInterrupt):
-                found = self._settle()
+                found = (lost := self._unanswered()) and self._look(lost)
             if found:
                 console.note(f"Submission {found[1]['ref']} goes on. {self._way_back}")
             else:
@@ -198,7 +211,9 @@ class Submitter:
 
     def _looked_up(self, unclear: ToolsError) -> dict[str, Any]:
         """What Kaggle's list has of the submission just sent, whose answer does not tell."""
-        found = self._looked_for()
+        os.utime(self._intent)  # its age counts from here: it may have waited to be sent
+        lost = self._unanswered()
+        found = self._look(lost, LOOKING) if lost else None
         if found is None:
             raise type(unclear)(
                 f"{unclear.message.rstrip('.')}, and Kaggle does not list the submission.",
@@ -209,9 +224,15 @@ class Submitter:
     def _upload(self, checked: submission_file.CheckedFile) -> str:
         with console.transfer_bar() as bar:
             task = bar.add_task(f"uploading {checked.path.name}", total=checked.size)
-            return self.kaggle.upload_submission(
+            token = self.kaggle.upload_submission(
                 self.competition, checked.path, lambda count: bar.advance(task, count)
             )
+        if sha256(checked.path) != checked.sha256:
+            raise VerificationError(
+                f"{checked.path} has changed since it was checked; nothing was submitted.",
+                "Run the command again.",
+            )
+        return token
 
     def _newest(self, competition: str) -> list[Submission]:
         return list(itertools.islice(self.kaggle.submissions(competition), LISTED))
@@ -223,75 +244,66 @@ class Submitter:
             UncertainError: Kaggle may list it yet.
         """
         with self._alone():
-            self._settle()
-            self._cleared()
+            if lost := self._unanswered():
+                self._settle(lost)
 
-    def _cleared(self, sha256: str = "") -> Noted | None:
-        """Let nothing be sent while Kaggle may list yet what was; returns what was entered.
+    def _settle(self, lost: Unanswered, sha256: str = "", again: bool = False) -> Noted | None:
+        """Look for what was lost; returns it if it is of these bytes, and Kaggle has it.
 
         Raises:
-            UncertainError: Kaggle may list it yet; if it is the file of this hash, the remedy tells
-                how to send it once more.
+            UncertainError: Kaggle may list it yet, and it is not these bytes that go ``again``.
         """
-        found = self._looked_for() if self._in_doubt() else None
-        if facts := self._in_doubt():
-            remedy = f"{LOOKS_FIRST} {self._once_more if self._is_of(sha256, facts) else ''}"
+        mine = self._is_of(sha256, lost.facts)
+        in_doubt = lost.age < DOUBT and not (mine and again)
+        found = self._look(lost, LOOKING if in_doubt else 0)
+        if found is None and in_doubt:
             raise UncertainError(
-                f"Nothing was sent: the answer to {facts['file']} was lost, and Kaggle, which may "
-                "be late, does not list it yet.",
-                remedy,
+                f"Nothing was sent: the answer to {lost.facts['file']} was lost, and Kaggle, "
+                "which may be late, does not list it yet.",
+                f"{LOOKS_FIRST} {self._once_more}" if mine else LOOKS_FIRST,
             )
-        return found
+        if found is None:
+            console.note("Kaggle does not list what was submitted last, when its answer was lost")
+        return found if mine else None
 
-    def _in_doubt(self) -> dict[str, Any]:
-        """The facts of what was sent so lately that Kaggle may list it yet; empty if none was."""
-        if not self._intent.is_file():
-            return {}
-        age = abs(time.time() - self._intent.stat().st_mtime)
-        return self._unsettled()[2] if age < DOUBT else {}
-
-    def _looked_for(self) -> Noted | None:
-        """Do :meth:`settle` for about a minute: Kaggle may list a submission late."""
-        until, pause = time.monotonic() + LOOKING, max(1.0, self._poll_seconds)
+    def _look(self, lost: Unanswered, seconds: float = 0) -> Noted | None:
+        """Look whether Kaggle lists it, for so many seconds; if so, enter it in the ledger."""
+        until, pause = time.monotonic() + seconds, max(1.0, self._poll_seconds)
+        message = console.plain(lost.facts["message"])
         with console.stderr.status("looking whether Kaggle lists the submission"):
-            while (found := self._settle()) is None and (left := until - time.monotonic()) > 0:
+            while True:
+                for seen in self._newest(lost.facts["competition"]):
+                    if seen.ref not in lost.known and seen.description == message:
+                        console.note(
+                            f"Kaggle had taken submission {seen.ref}, though its answer was lost"
+                        )
+                        entry = {"ref": seen.ref, "status": "PENDING", **lost.facts}
+                        return lost.folder, self._note(lost.folder, entry)
+                if (left := until - time.monotonic()) <= 0:
+                    return None
                 time.sleep(min(pause, left))
                 pause *= 1.5
-        return found
 
-    def _unsettled(self) -> tuple[Path, list[int], dict[str, Any]]:
-        """The submission whose answer was lost.
-
-        Returns:
-            The ledger's folder that it belongs to, what Kaggle listed before it, and its facts.
+    def _unanswered(self) -> Unanswered | None:
+        """The submission whose answer was lost, if there is one.
 
         Raises:
             UserError: what was noted of it is damaged.
         """
         try:
+            age = abs(time.time() - self._intent.stat().st_mtime)
             intent = json.loads(self._intent.read_text(encoding="utf-8"))
             facts = intent["facts"]
             if missing := {"competition", "file", "message", "sha256"} - set(facts):
                 raise KeyError(*missing)
-            return Path(intent["folder"]), intent["known"], facts
+            return Unanswered(runs.root() / intent["folder"], intent["known"], facts, age)
+        except FileNotFoundError:
+            return None
         except (OSError, ValueError, KeyError, TypeError) as failure:
             raise UserError(
                 f"{self._intent} is damaged ({failure}); it tells what was last submitted.",
                 "Look at the submissions on Kaggle, then delete it.",
             ) from failure
-
-    def _settle(self) -> Noted | None:
-        """Do :meth:`settle` by one look at Kaggle's list."""
-        if not self._intent.is_file():
-            return None
-        folder, known, facts = self._unsettled()
-        competition, message = facts["competition"], console.plain(facts["message"])
-        for seen in self._newest(competition):
-            if seen.ref not in known and seen.description == message:
-                console.note(f"Kaggle had taken submission {seen.ref}, though its answer was lost")
-                entry = {"ref": seen.ref, "status": "PENDING", **facts}
-                return folder, self._note(folder, entry)
-        return None
 
     def _note(self, folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
         """Enter a submission in the ledger; what was meant to be sent is settled by it."""
@@ -310,8 +322,7 @@ class Submitter:
             seen = self._wait(entry)
             rank = self._rank(seen)
         # At once: whoever finds a score in the ledger asks for nothing more.
-        entry |= {"status": seen.status, "score": seen.score, "error": seen.error, **rank}
-        entry["private_score"] = seen.private_score
+        entry |= seen.outcome | rank
         runs.record_submission(folder, entry)
         if seen.status != "COMPLETE":
             raise self._not_scored(entry)

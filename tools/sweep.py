@@ -22,8 +22,8 @@ import numpy as np
 
 from tools import console, datasets, paired, runs
 from tools.errors import UserError
-from tools.files import alone, write_whole
-from tools.local_run import run_kernel
+from tools.files import alone, sha256, write_whole
+from tools.local_run import kernel_script, run_kernel
 from tools.render import parse_settings
 
 FOLDER = Path("sweep")
@@ -33,6 +33,7 @@ OPTIONS = {
     "out": "Give --name.",
     "seed": "Give --seeds.",
     "steps": "Give --budget.",
+    "predictor": "The harmonic fill is what every variant is divided by.",
     **dict.fromkeys(("log_every", "validate_every", "checkpoint_every"), "Leave it out."),
 }
 PROBE_STEPS = 20  # to measure a variant's speed, for a budget in minutes
@@ -286,6 +287,8 @@ def run_sweep(
     base = runs.root() / FOLDER / name
     settings = {"preset": "best", "data": str(data), "limit": limit}
     rows, curves, folders = [], {}, []
+    script, others = kernel_script(), 0
+    version = sha256(script)
     with alone(base / ".lock", f"another sweep goes on in {base}: waiting until it has ended"):
         for variant in combinations:
             results, lines = [], []
@@ -293,6 +296,7 @@ def run_sweep(
             for seed, out in enumerate(outs):
                 result = run_variant(variant, seed, settings, allowance, out)
                 results.append(result)
+                others += result["versions"]["script_sha256"] != version
                 lines.append(curve(out, result["config"]["batch_size"]))
             named = spell({k: v for k, v in variant.items() if k not in common})
             folders.append(outs)
@@ -305,6 +309,11 @@ def run_sweep(
     table = {"budget": budget, "data": str(data), "settings": common, "rows": rows}
     table |= {"device": results[0]["device"]}
     write_whole(base / "sweep.json", json.dumps(table, indent=2))
+    if others:
+        console.note(
+            f"{others} of the runs were made by another version of {script}; "
+            "--name NEW makes all of them anew"
+        )
     if json_:
         console.print_json(table)
         return

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from tools import runs
+from tools.settings import Settings
 
-REPORT_SCORE = 0.16737  # the published recipe's best public score (RMSE)
+REPORTED = Settings.competition  # what the published recipe was submitted to,
+REPORT_SCORE = 0.16737  # and its best public score there (RMSE)
 
 
 Measures = dict[str, float | None]
 
 
 def yardsticks(competition: str) -> Measures:
-    """The scores to compare with: the report's, and the harmonic fill's once `tools probe` has it.
+    """The scores to compare with; None where there is none.
 
-    Of the probe's scores the lowest: written in a wrong way, the same fill scores worse.
+    The harmonic fill's is the lowest that `tools probe` found: written in a wrong way, it is worse.
     """
     scores = [
         runs.number(entry, "score")
@@ -21,7 +23,7 @@ def yardsticks(competition: str) -> Measures:
         if entry.get("competition") == competition and isinstance(entry.get("probe"), dict)
     ]
     harmonic = min((score for score in scores if score is not None), default=None)
-    return {"report": REPORT_SCORE, "harmonic": harmonic}
+    return {"report": REPORT_SCORE if competition == REPORTED else None, "harmonic": harmonic}
 
 
 def ratios(score: float | None, measures: Measures) -> dict[str, float | None]:
