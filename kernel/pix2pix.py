@@ -62,7 +62,7 @@ LAST = SIDE - HOLE  # the last row or column at which a hole may start
 OVERRIDES: dict[str, object] = {}
 
 
-class UserError(ValueError):
+class UserError(Exception):
     """A mistake that the user can mend; its text is the one line that is printed."""
 
 
@@ -231,10 +231,11 @@ class Config:
                     raise UserError(f"{f.name} = {value!r}: give at least {meta['low']}.")
                 if meta["high"] is not None and value > meta["high"]:
                     raise UserError(f"{f.name} = {value!r}: give at most {meta['high']}.")
-        if self.jpeg and self.jitter > SIDE:
+        several = self.holes == "random" and self.hole_pairs > 1
+        if (self.jpeg or several) and self.jitter > SIDE:
             raise UserError(
-                f"jitter = {self.jitter}: with jpeg the holes are in the photo before it would be "
-                f"enlarged: give jitter {SIDE}, or switch jpeg off."
+                f"jitter = {self.jitter}: with jpeg or several hole_pairs the holes are placed "
+                f"before it enlarges the photo: give jitter {SIDE}, or no jpeg and hole_pairs 1."
             )
         if self.generator == "pix2pix" and self.depth < 4:
             raise UserError(f"depth = {self.depth}: generator pix2pix takes at least 4.")
@@ -694,6 +695,8 @@ def decode_all(paths: Sequence[Path], what: str, cache: str) -> tuple[np.ndarray
     shape = (len(paths) if cache != "none" else 0, SIDE, SIDE, 3)
     if cache == "disk":
         with tempfile.TemporaryFile() as scratch:
+            if hasattr(os, "posix_fallocate"):  # not on a Mac; else a full disk kills the process
+                os.posix_fallocate(scratch.fileno(), 0, max(1, math.prod(shape)))
             photos: np.ndarray = np.memmap(scratch, np.uint8, "w+", shape=shape)
     else:
         photos = np.empty(shape, np.uint8)
@@ -920,15 +923,11 @@ def hole_mask(boxes: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.reduce_any(in_box, 1), tf.float32)[..., None]
 
 
-def hole_pixels(boxes: tf.Tensor) -> tf.Tensor:
-    """Coordinates of every pixel of every hole: int64 [n, boxes, 75, 75, 2]."""
-    grid = np.indices((HOLE, HOLE)).transpose(1, 2, 0)
-    return tf.cast(boxes, tf.int64)[:, :, None, None, :] + grid
-
-
 def crop_holes(images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
-    """Cut the holes out of [n, 256, 256, c]: [n, 2, 75, 75, c]."""
-    return tf.gather_nd(images, hole_pixels(boxes), batch_dims=1)
+    """Cut the holes out of [n, 256, 256, c]: [n, boxes, 75, 75, c]."""
+    pixels = np.indices((HOLE, HOLE)).transpose(1, 2, 0)
+    pixels = tf.cast(boxes, tf.int64)[:, :, None, None, :] + pixels
+    return tf.gather_nd(images, pixels, batch_dims=1)
 
 
 def paste_holes(images: tf.Tensor, boxes: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
@@ -1227,7 +1226,7 @@ def training_example(
 CALL_IMAGES = 512  # take 0.9 GB as inputs, masks and targets
 
 
-def calls(config: Config, first: int, last: int) -> list[tuple[int, int]]:
+def spans_of_calls(config: Config, first: int, last: int) -> list[tuple[int, int]]:
     """Part steps ``first`` to ``last``, excluding ``last``, into calls of the compiled loop.
 
     A call ends wherever something is logged, validated or saved.
@@ -1258,7 +1257,7 @@ def training_batches(
     assert clean is not None
     size = config.batch_size // replicas
     masked_files = MaskedFiles(pictures.photos[0].masked) if config.jpeg else None
-    spans = calls(config, first, last)
+    spans = spans_of_calls(config, first, last)
     parts = [(*span, replica) for span in spans for replica in mine or range(replicas)]
     lengths = {end - begin for begin, end in spans}
     length = lengths.pop() if len(lengths) == 1 else None  # TensorFlow plans better with a number
@@ -1295,9 +1294,9 @@ def training_batches(
 # %% Networks
 
 
-def report_initializer() -> keras.initializers.Initializer:
-    """Give N(0, 0.02), the initialiser of the report's two networks."""
-    return keras.initializers.RandomNormal(0.0, 0.02)
+# N(0, 0.02), the report's, from which Keras makes an initializer for each layer: one that layers
+# share would give all of them the same numbers.
+REPORT_INIT = {"class_name": "RandomNormal", "config": {"mean": 0.0, "stddev": 0.02}}
 
 
 def generator_inputs(config: Config) -> tuple[list[Any], Any]:
@@ -1317,7 +1316,7 @@ def generator_output(config: Config, inputs: list[Any], x: Any, last: dict[str, 
         x = layers.Add(dtype="float32", name="filled")([inputs[0], change])
     else:
         end = "tanh" if config.pixel_range == "symmetric" else "sigmoid"
-        init = report_initializer()
+        init = REPORT_INIT
         x = layers.Conv2DTranspose(
             3, activation=end, kernel_initializer=init, dtype="float32", name="filled", **last
         )(x)
@@ -1453,7 +1452,7 @@ def build_pix2pix(config: Config) -> keras.Model:
     layers = keras.layers
     filters = [config.width * min(2**i, 8) for i in range(config.depth)]
     strides = [2 if i < 8 else 1 for i in range(config.depth)]
-    shape = {"padding": "same", "kernel_initializer": report_initializer()}
+    shape = {"padding": "same", "kernel_initializer": REPORT_INIT}
     inputs, x = generator_inputs(config)
     skips = []
     for i, (count, stride) in enumerate(zip(filters, strides, strict=True)):
@@ -1481,7 +1480,7 @@ def build_discriminator(config: Config) -> keras.Model:
     With width 64: 2,768,641 trainable and 1,792 non-trainable parameters.
     """
     layers = keras.layers
-    init = {"kernel_initializer": report_initializer()}
+    init = {"kernel_initializer": REPORT_INIT}
     pair = [keras.Input((SIDE, SIDE, 3), name=name) for name in ("picture", "filled")]
     x = layers.Concatenate(name="pair")(pair)
     for i in range(3):
@@ -2060,8 +2059,8 @@ def evaluate(fill: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], pictures: Pictur
 def similarity(pictures: Pictures, filled: np.ndarray) -> float:
     """Mean SSIM of composites with the truth (Wang et al. 2004, doi:10.1109/TIP.2003.819861)."""
     assert pictures.clean is not None
-    truth = pictures.clean.astype(np.float32) / 255
-    each = [float(tf.image.ssim(*pair, 1.0)) for pair in zip(filled, truth, strict=True)]
+    pairs = zip(filled, pictures.clean, strict=True)
+    each = [float(tf.image.ssim(a, b.astype(np.float32) / 255, 1.0)) for a, b in pairs]
     return float(np.mean(each))
 
 
@@ -2208,12 +2207,7 @@ class Progress:
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
     """Write named arrays and a JSON record as one ``.npz``."""
     record = np.frombuffer(json.dumps(about).encode(), np.uint8)
-
-    def write(part: Path) -> None:
-        with open(part, "wb") as stream:
-            np.savez(stream, about=record, **arrays)  # type: ignore[arg-type]
-
-    write_whole(path, write)
+    write_whole(path, lambda part: np.savez(part, about=record, **arrays))  # type: ignore[arg-type]
 
 
 # What reading a file raises that is no whole ``.npz``; one of an unknown compression is, to
@@ -2259,10 +2253,14 @@ def restore(path: Path, variables: Mapping[str, Any]) -> None:
                         f"{path} has no fitting {name}: it is of another configuration."
                     )
                 variable.assign(value)
-    except UserError:
-        raise
     except DAMAGED as failure:
         raise UserError(f"{path} is no whole checkpoint ({failure}): remove it.") from failure
+
+
+def differences(config: Config, there: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes ``config`` another run than the settings of a record, with those that it lacks."""
+    there = {f.name: f.default for f in fields(Config)} | dict(there)  # of before a setting came
+    return {k: v for k, v in config.settings(session=False).items() if there.get(k) != v}
 
 
 def refuse_another_run(config: Config, file: Path, remedy: str) -> None:
@@ -2276,10 +2274,7 @@ def refuse_another_run(config: Config, file: Path, remedy: str) -> None:
             there = read_record(file)["config"]
         else:
             there = json.loads(file.read_text(encoding="utf-8"))["config"]
-        there = {f.name: f.default for f in fields(Config)} | there  # of before a setting came
-        different = {k: v for k, v in config.settings(session=False).items() if there.get(k) != v}
-    except UserError:
-        raise
+        different = differences(config, there)
     except (*DAMAGED, TypeError, AttributeError):
         raise UserError(f"{file} is not the record of a run of this script: {remedy}.") from None
     for name, value in different.items():
@@ -2303,28 +2298,33 @@ def checkpoints(folder: str) -> list[Path]:
     return sorted(found)
 
 
-def newest_checkpoint(name: str, folder: str) -> Path:
+def newest_checkpoint(name: str, folder: str, config: Config | None = None) -> Path:
     """Find the checkpoint of the most steps anywhere under the folder that a setting names.
+
+    One of the run of ``config``, if that is given, goes before any other's.
 
     Raises:
         UserError: where there is none, or none that is whole.
     """
-    steps: dict[Path, int] = {}
+    rank: dict[Path, tuple[bool, int]] = {}
     damaged: list[UserError] = []
     for path in checkpoints(folder):
         try:
-            steps[path] = read_record(path)["step"]
+            record = read_record(path)
+            there = record.get("config")
+            same = config is not None and isinstance(there, dict) and not differences(config, there)
+            rank[path] = (same, record["step"])
         except UserError as failure:
             damaged.append(failure)
-    if not steps and damaged:
+    if not rank and damaged:
         raise damaged[0]
-    if not steps:
+    if not rank:
         raise UserError(
             f"no checkpoint.npz under {name} = {folder}: name a folder that holds a run."
         )
     for words in damaged:
         say(f"left out: {words}")
-    return max(steps, key=lambda path: steps[path])
+    return max(rank, key=lambda path: rank[path])
 
 
 def run_to_adopt(config: Config, out: Path) -> Path | None:
@@ -2335,12 +2335,12 @@ def run_to_adopt(config: Config, out: Path) -> Path | None:
     """
     if not config.resume_from or (out / "checkpoint.npz").exists():
         return None
-    newest = newest_checkpoint("resume_from", config.resume_from)
+    newest = newest_checkpoint("resume_from", config.resume_from, config)
     refuse_another_run(config, newest, "give the settings that it began with")
     return newest
 
 
-def learned_names(checkpoint: Path, dataset: Dataset) -> set[str]:
+def learned_beside_held_out(checkpoint: Path, dataset: Dataset) -> set[str]:
     """Names of the pictures that a checkpoint's networks have learned from.
 
     Raises:
@@ -2383,7 +2383,7 @@ def load_members(config: Config, dataset: Dataset) -> list[Pix2Pix]:
         raise UserError(f"no checkpoint.npz under members = {config.members!r}: name run folders.")
     models = []
     for path in found:
-        learned_names(path, dataset)
+        learned_beside_held_out(path, dataset)
         earlier, weights = earlier_run(path)
         model = Pix2Pix(dataclasses.replace(earlier, precision=config.precision))
         restore(weights, model.variables(model.predicting))
@@ -2396,7 +2396,7 @@ def load_members(config: Config, dataset: Dataset) -> list[Pix2Pix]:
 
 
 class Logs:
-    """The three logs of a run; what was logged after the checkpoint is dropped on resuming."""
+    """The three logs of a run; on resuming, CSV and JSON lines are cut back to the checkpoint."""
 
     def __init__(self, out: Path, step: int) -> None:
         self.rows, self.lines = out / "training_log.csv", out / "metrics.jsonl"
@@ -2414,14 +2414,14 @@ class Logs:
             write_text(path, text)
         self.board = tf.summary.create_file_writer(str(out / "tensorboard"))
 
-    def training(self, step: int, losses: np.ndarray, speed: float, wait: float) -> None:
+    def training(self, step: int, losses: np.ndarray, speed: float, share: float) -> None:
         """Log one interval: mean losses, images a second, share of the time spent on input."""
         with open(self.rows, "a", encoding="utf-8") as stream:
             stream.write(
-                ",".join([str(step), *(f"{v:.6g}" for v in (*losses, speed, wait))]) + "\n"
+                ",".join([str(step), *(f"{v:.6g}" for v in (*losses, speed, share))]) + "\n"
             )
         named = dict(zip(LOSSES, map(float, losses), strict=True))
-        self.record(step, {**named, "images_per_second": speed, "input_share": wait})
+        self.record(step, {**named, "images_per_second": speed, "input_share": share})
 
     def record(self, step: int, values: Mapping[str, float]) -> None:
         """Log values at a step to JSON lines and TensorBoard."""
@@ -2624,7 +2624,7 @@ class Training:
 
     def _take_over(self, checkpoint: Path) -> None:
         """Start with the generator of an earlier run."""
-        self.learned |= learned_names(checkpoint, self.dataset)
+        self.learned |= learned_beside_held_out(checkpoint, self.dataset)
         earlier, weights = earlier_run(checkpoint)
         prefix = predicting_prefix(earlier)
         for mine in {"generator/", self.model.predicting}:
@@ -2634,9 +2634,10 @@ class Training:
 
     def _resume(self) -> None:
         record = read_record(self.checkpoint)
-        self.learned |= learned_names(self.checkpoint, self.dataset)
+        self.learned |= learned_beside_held_out(self.checkpoint, self.dataset)
         restore(self.checkpoint, self.model.variables())
-        self.progress = Progress(record["step"], record["seconds"], record["best_rmse"])
+        best = record["best_rmse"] if (self.out / "best.npz").exists() else math.inf
+        self.progress = Progress(record["step"], record["seconds"], best)
         seconds = clock(self.progress.seconds)
         say(f"resumed at step {self.progress.step} after {seconds} of training")
 
@@ -2657,14 +2658,15 @@ class Training:
         batches = iter(self.strategy.distribute_datasets_from_function(self._batches))
         self.began = time.monotonic() - progress.seconds
         train_steps = self.model.train_steps
-        train_steps.get_concrete_function(batches.element_spec)  # XLA compiles in the first call
+        if progress.step < config.steps:  # XLA compiles in the first call
+            train_steps.get_concrete_function(batches.element_spec)
         self.interval, trace = Interval(config), Trace(config, self.out, progress.step)
         stopping = self.model.total(bool(stop)) > 0
-        for _, done in calls(config, progress.step, config.steps):
+        for _, done in spans_of_calls(config, progress.step, config.steps):
             if stopping:
                 break
             trace.before(progress.step)
-            self.interval.add(train_steps(self.interval.timed(batches)))
+            self.interval.losses.append(train_steps(self.interval.timed(batches)))
             progress.step = done
             last = done == config.steps
             validating = last or done % config.validate_every == 0
@@ -2678,7 +2680,7 @@ class Training:
                 self._validate()
             if self.leading and saving:
                 self._save()
-            if validating or saving:
+            if logging or saving:
                 self.interval = Interval(config)
         trace.close()
         if progress.step < config.steps:
@@ -2699,7 +2701,6 @@ class Training:
         config, progress = self.config, self.progress
         progress.seconds = time.monotonic() - self.began
         losses, speed, share = self.interval.close()  # waits for the device
-        self.interval = Interval(config)
         check_finite(losses, progress.step, self.checkpoint)
         if not self.leading:
             return
@@ -2765,7 +2766,7 @@ class Interval:
 
     def __init__(self, config: Config) -> None:
         self.batch_size = config.batch_size
-        self.losses: list[tf.Tensor] = []
+        self.losses: list[tf.Tensor] = []  # of each call, [steps, kinds]
         self.began, self.waited = time.monotonic(), 0.0
 
     def timed(self, batches: Iterator[Any]) -> Any:
@@ -2774,10 +2775,6 @@ class Interval:
         batch = next(batches)
         self.waited += time.monotonic() - asked
         return batch
-
-    def add(self, losses: tf.Tensor) -> None:
-        """Count the steps of a call by their losses, [steps, kinds]."""
-        self.losses.append(losses)
 
     def close(self) -> tuple[np.ndarray, float, float]:
         """Return losses [steps, kinds], images a second and the share of waiting."""
@@ -2904,9 +2901,11 @@ def open_run_folder(config: Config) -> Path:
     """Make the run folder, or see that what lies there is of this run.
 
     Raises:
-        UserError: where it can't be made, or holds another run.
+        UserError: where it is no folder, can't be made, or holds another run.
     """
     default = "/kaggle/working" if os.path.isdir("/kaggle/working") else "runs/local"
+    if "://" in config.out:
+        raise UserError(f"out = {config.out}: give a folder; a bucket must be mounted as one.")
     out = Path(config.out or default)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -2928,6 +2927,8 @@ def begin_session(out: Path, newest: Path | None) -> None:
                 source = newest.parent / name
                 write_whole(out / name, functools.partial(shutil.copyfile, source))
         say(f"going on from {newest}")
+    if not (out / "checkpoint.npz").exists():  # of a session that was killed before it saved
+        (out / "best.npz").unlink(missing_ok=True)
     (out / "run.json").unlink(missing_ok=True)
     for name in (*OUTPUTS, "run.json"):
         for part in out.glob(f".[0-9]*.{name}"):  # of a session that was killed while it wrote
@@ -2984,12 +2985,18 @@ def score_held_out(
     if not held_out:
         return {}, []
     names = dict.fromkeys([*BASELINES, config.predictor])
-    scores = {name: evaluate(filler(name, models), held_out) for name in names}
+    scores, ssim = {}, {}
+    for name in names:
+        each = evaluate(filler(name, models), held_out)
+        ssim[name] = similarity(held_out, each.filled)
+        if name != config.predictor:  # 0.8 MB a picture, for nothing
+            each = dataclasses.replace(each, filled=each.filled[:0])
+        scores[name] = each
     score, harmonic = scores[config.predictor], scores["harmonic"]
     metrics = {
         "hole_rmse": {name: each.rmse for name, each in scores.items()},
         "ratio_to_harmonic": {n: each.rmse / harmonic.rmse for n, each in scores.items()},
-        "ssim": {n: similarity(held_out, each.filled) for n, each in scores.items()},
+        "ssim": ssim,
         "analysis": analyse(score, harmonic, held_out),
     }
     list_errors(out / "errors.csv", score, harmonic, held_out)

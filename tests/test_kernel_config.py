@@ -35,6 +35,8 @@ def test_every_setting_is_a_flag_with_its_doc_and_its_value(pix2pix, run_kernel)
         ({"preset": "best", "width": 20}, ["width = 20", "patches of 4 px", "multiple of 8"]),
         ({"preset": "best", "width": 24, "patch": 2}, ["width = 24", "multiple of 16"]),
         ({"preset": "best", "jitter": 286}, ["jitter = 286", "with jpeg", "give jitter 256"]),
+        ({"preset": "best", "jitter": 286, "jpeg": False}, ["jitter = 286", "hole_pairs 1"]),
+        ({"preset": "best", "jitter": 286, "hole_pairs": 1}, ["jitter = 286", "no jpeg"]),
         ({"flip": 1}, ["flip = 1", "bool"]),
         ({"holes": "some"}, ["holes = 'some'", "csv, random"]),
         ({"depth": 11}, ["depth = 11", "at most 10"]),
