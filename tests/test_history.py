@@ -2,6 +2,8 @@ import math
 
 import pytest
 
+from tests.failures import failed
+from tests.peers.kaggle import Version
 from tools import runs
 
 KERNEL = "ada/pix2pix-inpainting"
@@ -52,6 +54,40 @@ def test_partial_outputs_are_told_apart(tools, project):
     assert tools("runs", "--json").json[0]["outputs"] == "2 of a failed run"
     runs.record_outputs(run, complete=False, status="COMPLETE", files=[{}])
     assert tools("runs", "--json").json[0]["outputs"] == "1, not all"
+
+
+def test_a_version_that_was_pushed_elsewhere_is_entered_and_fetched(tools, project, server):
+    own = runs.record_push(KERNEL, 1)
+    there = "ada/pix2pix-other"
+    server.kernels[there] = [Version(1, {}), Version(2, {}, ["COMPLETE"], outputs={"a.txt": b"a"})]
+    newest, added = tools("runs", "--json", "--add", f"{there}/v2").json
+    assert newest["run"] == own.short
+    assert (added["run"], added["status"], added["pushed_at"]) == (
+        "pix2pix-other/v2",
+        "COMPLETE",
+        None,
+    )
+    assert "pix2pix-other/v2" in tools("runs").out
+    assert tools("wait", "pix2pix-other/v2").code == 0
+    assert tools("fetch-outputs", "pix2pix-other/v2").code == 8  # no run.json to verify it by
+    assert (runs.find("pix2pix-other/v2").outputs_folder / "a.txt").read_bytes() == b"a"
+
+
+def test_what_cannot_be_entered_changes_nothing(tools, project, server):
+    runs.record_push(KERNEL, 1, set={"steps": 10})
+    server.kernels["eve/pix2pix-inpainting"] = [Version(1, {}, ["COMPLETE"])]
+    for wrong, words in (
+        (f"{KERNEL}/v1", f"The ledger has {KERNEL} v1 already"),
+        ("eve/pix2pix-inpainting/v1", f"The ledger has {KERNEL} v1 already"),
+        ("pix2pix-inpainting/v2", "Write it as owner/slug/v3"),
+        ("v2", "Write it as owner/slug/v3"),
+        ("../x/v2", "Write it as owner/slug/v3"),
+        ("ada/../v2", "Write it as owner/slug/v3"),
+    ):
+        failed(1, tools("runs", "--add", wrong), words)
+    failed(3, tools("runs", "--add", f"{KERNEL}/v7"))
+    [row] = tools("runs", "--json").json
+    assert row["config"] == {"steps": 10}
 
 
 @pytest.mark.parametrize(

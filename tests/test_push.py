@@ -429,6 +429,10 @@ def test_an_answer_that_was_lost_stays_unknown_where_looking_fails_too(tools, se
     code, _, err = tools("push-kernel")
     assert (code, len(server.kernels[KERNEL])) == (6, 1)
     assert "It is not known whether Kaggle took it" in err.splitlines()[-1]
+    server.faults.clear()
+    assert f"tools runs --add {KERNEL}/v1" in err
+    [row] = tools("runs", "--add", f"{KERNEL}/v1", "--json").json
+    assert row["run"] == f"{SLUG}/v1"
 
 
 def test_ctrl_c_during_a_push_leaves_no_run_that_the_ledger_does_not_know(server, project, python):

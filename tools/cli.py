@@ -503,11 +503,20 @@ def drive_login(
 
 
 @app.command()
-def runs(json: Json = False) -> None:
+def runs(
+    add: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OWNER/SLUG/VN",
+            help="Enter a version first that was pushed from elsewhere, as in the browser.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
     """List the runs: status, config, scores, outputs.
 
-    Example: tools runs
+    Example: tools runs --add ada/pix2pix-inpainting/v4
     """
     from tools.history import show_runs
 
-    show_runs(json)
+    show_runs(add, json)

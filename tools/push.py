@@ -293,8 +293,14 @@ def _send(kernels: Kernels, last: Version, text: str, request: dict[str, Any]) -
     pushed = Pushed(kernel, page, 0, "", {})
     try:
         pushed = kernels.save(**request)
-    except (UncertainError, KeyboardInterrupt) as failure:
-        uncertain = failure
+    except UncertainError as lost:
+        uncertain = UncertainError(
+            lost.message,
+            f"It is not known whether Kaggle took it: look at {page} ; if it did, "
+            f"`tools runs --add {kernel}/v{last.number + 1}` enters it in the ledger.",
+        )
+    except KeyboardInterrupt as interrupt:
+        uncertain = interrupt
     except (NotFoundError, NoAccessError) as refused:
         verified = "Is the account's phone number verified (https://www.kaggle.com/settings)?"
         remedy = _what_to_do(refused.message, page) or verified

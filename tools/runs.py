@@ -131,7 +131,7 @@ def record_push(kernel: str, version: int, **facts: Any) -> Run:
     """
     if not re.fullmatch(_KERNEL, kernel) or version < 1:
         raise UserError(f"{kernel!r} v{version} is no kernel reference.")
-    folder = root() / kernel.split("/")[1] / f"v{version}"
+    folder = _place(kernel, version)
     if (folder / "push.json").exists():  # of a kernel that was made again, or of another owner
         aside = folder.with_name(f"earlier-{folder.name}-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}")
         folder.rename(aside)
@@ -139,6 +139,22 @@ def record_push(kernel: str, version: int, **facts: Any) -> Run:
     push = {"kernel": kernel, "version": version, "pushed_at": now(), **facts}
     _write(folder / "push.json", push)
     return read(folder)
+
+
+def vacant(reference: str) -> tuple[str, int]:
+    """Kernel and version of ``owner/slug/vN``, of which there is no run yet.
+
+    Raises:
+        UserError: it is no such name, or its place in the ledger is taken.
+    """
+    match = _REFERENCE.fullmatch(reference)
+    kernel = (match and match["kernel"]) or ""
+    if not match or not re.fullmatch(_KERNEL, kernel):
+        raise UserError(f"{reference!r} names no version.", "Write it as owner/slug/v3.")
+    folder = _place(kernel, int(match["version"]))
+    if (folder / "push.json").exists():
+        raise UserError(f"The ledger has {read(folder)} already, in {folder}.")
+    return kernel, int(match["version"])
 
 
 def record_status(run: Run, status: str, failure: str = "") -> None:
@@ -266,6 +282,10 @@ def find(reference: str | None = None) -> Run:
                 return run
     names_known = ", ".join(run.short for run in known[:5])
     raise UserError(f"There is no run {reference!r} in the ledger.", f"There are {names_known}.")
+
+
+def _place(kernel: str, version: int) -> Path:
+    return root() / kernel.split("/")[1] / f"v{version}"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -29,6 +29,20 @@ def state_of(kernels: Kernels, run: Run) -> State:
     return state
 
 
+def add(reference: str) -> Run:
+    """Enter a version in the ledger that was pushed from elsewhere.
+
+    Raises:
+        UserError: it is there already, or is not named by owner/slug/vN.
+        NotFoundError, NoAccessError: Kaggle does not show it.
+    """
+    kernel, version = runs.vacant(reference)
+    state = connect().state(kernel, version)
+    run = runs.record_push(kernel, version, pushed_at=None, added_at=runs.now())
+    runs.record_status(run, state.status, state.failure)
+    return runs.read(run.folder)
+
+
 def running(kernels: Kernels, run: Run) -> State:
     """What a run is doing that will end some time.
 

@@ -54,7 +54,8 @@ class Versions:
     def __init__(self, kernels: Kernels, kernel: str) -> None:
         self._kernels = kernels
         pair = (kernel, kernel + RESUMED)
-        self._known = [run for run in runs.every() if _asked(run) in pair]  # newest first
+        # Newest first, without what was pushed from elsewhere: its settings are not known.
+        self._known = [run for run in runs.every() if _asked(run) in pair and run.pushed_at]
         self._newest = {name: self._look(name) for name in pair}
         self.first = self._newest[kernel]
 
