@@ -146,12 +146,12 @@ class Submitter:
         waiting = "another `tools submit` is sending: waiting until it has"
         return alone(self._intent.with_suffix(".lock"), waiting)
 
-    def _is_of(self, sha256: str, entry: dict[str, Any]) -> bool:
-        return entry.get("sha256") == sha256 and entry.get("competition") == self.competition
+    def _is_of(self, digest: str, entry: dict[str, Any]) -> bool:
+        return entry.get("sha256") == digest and entry.get("competition") == self.competition
 
-    def _submitted(self, sha256: str) -> Noted | None:
+    def _submitted(self, digest: str) -> Noted | None:
         """The latest submission of these very bytes, and the ledger's folder that notes it."""
-        same = (found for found in runs.every_submission() if self._is_of(sha256, found[1]))
+        same = (found for found in runs.every_submission() if self._is_of(digest, found[1]))
         return max(same, key=lambda found: found[1]["at"], default=None)
 
     def _send(self, candidate: Candidate) -> dict[str, Any]:
@@ -247,13 +247,13 @@ class Submitter:
             if lost := self._unanswered():
                 self._settle(lost)
 
-    def _settle(self, lost: Unanswered, sha256: str = "", again: bool = False) -> Noted | None:
+    def _settle(self, lost: Unanswered, digest: str = "", again: bool = False) -> Noted | None:
         """Look for what was lost; returns it if it is of these bytes, and Kaggle has it.
 
         Raises:
             UncertainError: Kaggle may list it yet, and it is not these bytes that go ``again``.
         """
-        mine = self._is_of(sha256, lost.facts)
+        mine = self._is_of(digest, lost.facts)
         in_doubt = lost.age < DOUBT and not (mine and again)
         found = self._look(lost, LOOKING if in_doubt else 0)
         if found is None and in_doubt:
