@@ -519,4 +519,8 @@ def runs(
     """
     from tools.history import show_runs
 
-    show_runs(add, json)
+    if add is not None:
+        from tools.sessions import add as enter
+
+        enter(add)
+    show_runs(json)

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from tools import console, runs, sessions
+from tools import console, runs
 from tools.runs import Run
 
 OURS = ("resume_from", "time_budget", "require_gpu")  # what a push sets by itself
 
 
-def show_runs(add: str | None, json: bool) -> None:
-    """Print every run, newest first: status, what differs in its config, scores, outputs.
-
-    ``add`` names a version that is to be entered before.
-    """
-    if add is not None:
-        sessions.add(add)
+def show_runs(json: bool) -> None:
+    """Print every run, newest first: status, what differs in its config, scores, outputs."""
     found = runs.every()
     rows = [_row(run, _before(run, found)) for run in found]
     if json:
