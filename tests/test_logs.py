@@ -93,6 +93,12 @@ def test_a_bar_is_shown_in_its_last_state_and_nothing_moves_the_cursor():
     assert logs.decode([Event("stderr", 0, text)]) == "100%\nred word\tend\n"
 
 
+def test_an_event_is_one_line_whatever_its_text_holds():
+    event = {"stream_name": "stderr", "time": 2.0, "data": "one\u2028two\x85three\n"}
+    stored = json.dumps(event, ensure_ascii=False) + "\n"
+    assert logs.parse(stored + stored) == [Event("stderr", 2.0, event["data"])] * 2
+
+
 def test_progress_is_read_from_the_kernels_lines():
     line = "step 1200/150000 | gen 12.34 | l1 0.0512 | 31.2 img/s | eta 1:02:33\n"
     found = logs.progress("step 1/150000 | gen 1\n" + line + "validation at step 1200: rmse 0.1\n")

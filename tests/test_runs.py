@@ -146,6 +146,14 @@ def test_a_message_with_half_a_character_is_recorded():
     assert runs.read(run.folder).submissions[0]["message"] == "half ?"
 
 
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0c", "\r", "\n"])
+def test_a_submission_is_one_line_whatever_its_message_holds(separator):
+    run = runs.record_push("ada/pix2pix-train", 3)
+    message = f"one{separator}two"
+    runs.record_submission(run.folder, {"ref": 1, "message": message})
+    assert [one["message"] for one in runs.read(run.folder).submissions] == [message]
+
+
 @pytest.mark.parametrize("kernel", ["../x/y", "ada/../y", "ada", "ada/a/b", "ada/A b"])
 def test_a_hostile_reference_is_not_recorded(kernel, project):
     with pytest.raises(UserError, match="no kernel reference"):

@@ -71,6 +71,12 @@ def test_a_program_checks_uploads_waits_and_prints_score_ratio_and_rank(project,
     assert server.competition.submissions[0]["description"] == "a fill"
 
 
+def test_a_message_with_a_separator_of_lines_is_submitted_once(tools, project, server):
+    for _ in range(2):
+        assert tools("submit", "-m", "one\u2028two", "fill.csv.gz").code == 0
+    assert len(server.competition.submissions) == 1
+
+
 def test_json_is_the_ledgers_entry_and_its_ratios(submit, server):
     code, out, _ = submit("--json")
     entry = json.loads(out)

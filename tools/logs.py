@@ -43,7 +43,7 @@ def parse(stored: str) -> list[Event]:
         if isinstance(found, list):
             return [event for one in found if (event := read_event(one))]
     events = []
-    for line in stored.splitlines():
+    for line in stored.split("\n"):  # splitlines() would also cut at U+2028, which JSON may hold
         bare = line.strip().removeprefix("[").removeprefix(",").strip()
         if not bare or bare == "]":
             continue

@@ -198,7 +198,7 @@ def submissions(folder: Path) -> list[dict[str, Any]]:
     found: dict[Any, dict[str, Any]] = {}
     path = folder / "submissions.jsonl"
     lines = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    for line in lines.splitlines():
+    for line in lines.split("\n"):  # splitlines() would also cut at U+2028, which JSON may hold
         try:
             entry = parse_json(line)
             found[entry["ref"]] = found.get(entry["ref"], {}) | entry
