@@ -282,6 +282,15 @@ def test_a_retry_after_beyond_the_patience_ends_at_once(kaggle, server, waits):
     assert waits == []
 
 
+def test_a_retry_after_that_has_passed_by_this_clock_leaves_the_pauses_growing(
+    kaggle, server, waits
+):
+    passed = {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}
+    server.faults["GetAcceleratorQuotaStatistics"] = [Reply(503, b"", passed)] * 3
+    Kernels(kaggle).quota()
+    assert len(waits) == 3 and all(wait >= 0.25 * 2**number for number, wait in enumerate(waits))
+
+
 def test_longer_pauses_are_told(kaggle, server, capsys):
     server.faults["GetAcceleratorQuotaStatistics"] = [Reply(429, {}, {"Retry-After": "17"})]
     Kernels(kaggle).quota()

@@ -138,7 +138,7 @@ def test_a_full_disk_is_told_before_anything_is_written(fetch, tmp_path, monkeyp
         ("7", 7),
         ("0", 0),
         ("-3", 0),
-        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", None),
         ("Wed, 99999999999 Oct 2015 07:28:00 GMT", None),
         ("soon", None),
     ],

@@ -58,14 +58,18 @@ class Patience:
 
 
 def retry_after(response: requests.Response | None) -> float | None:
-    """Seconds that a response asks to wait, from a number or a date (RFC 9110, 10.2.3)."""
+    """Seconds that a response asks to wait, from a number or a date (RFC 9110, 10.2.3).
+
+    A date that has passed tells nothing: this machine's clock is ahead.
+    """
     value = response.headers.get("Retry-After") if response is not None else None
     if value is None:
         return None
     with contextlib.suppress(ValueError):
         return max(0.0, float(value)) if value.strip().lower() != "nan" else None
     with contextlib.suppress(ValueError, TypeError, OverflowError):
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+        left = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        return left if left > 0 else None
     return None
 
 
