@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.peers.kaggle import Cut, Drop, KaggleServer, Reply
+from tests.peers.kaggle import Cut, Drop, KaggleServer, Keep, Reply
 from tests.peers.tunnel import write_certificate
 from tests.ports import free_port
 from tools import patience, settings, transfer, verify
@@ -199,6 +199,20 @@ def test_a_redirected_upload_is_no_upload(server, tmp_path, status):
     with pytest.raises(NetworkError, match=f"not uploaded: the storage answered {status}"):
         transfer.upload(server.storage.announce("model.h5", len(BODY))[1], file, config)
     assert [call.name for call in server.calls] == ["upload"]
+
+
+def test_an_upload_of_which_the_storage_keeps_a_part_goes_on_after_it(server, tmp_path):
+    file = tmp_path / "model.h5"
+    file.write_bytes(BODY)
+    config = settings.Settings(kaggle_endpoint=server.url, timeout=20)
+    token, url = server.storage.announce("model.h5", len(BODY))
+    server.faults["upload"] = [Keep(1 << 18)]
+    seen = []
+    transfer.upload(url, file, config, advance=seen.append)
+    assert server.storage.uploads[token].received == BODY
+    sent = [call.headers.get("Content-Range") for call in server.calls]
+    assert sent == [None, "bytes */300000", "bytes 262144-299999/300000"]
+    assert sum(seen) == len(BODY)
 
 
 @pytest.mark.parametrize("way", ["download", "upload"])

@@ -276,7 +276,7 @@ def upload(
                 problem = f"the storage answered {code}"
                 if code in (200, 201):
                     return
-                if code not in PASSING:
+                if code not in (308, *PASSING):  # 308: it kept a part of what was sent
                     raise NetworkError(f"{source.name} was not uploaded: {problem}.")
             except BROKEN as failure:
                 problem = reason(failure)

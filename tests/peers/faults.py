@@ -23,6 +23,13 @@ class Cut:
     after: int
 
 
+@dataclass
+class Keep:
+    """A fault: the storage keeps so many bytes of what an upload sends, and says so."""
+
+    bytes: int
+
+
 class Drop:
     """A fault: the connection closes without an answer."""
 

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.peers.faults import Call, Cut, Drop, Hang, Hold, Lost, Refusal, Reply
+from tests.peers.faults import Call, Cut, Drop, Hang, Hold, Keep, Lost, Refusal, Reply
 
 SIGN_IN = {"IntrospectToken", "GenerateAccessToken"}
 TERMINAL = {"COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED"}
@@ -91,6 +91,11 @@ class Handler(BaseHTTPRequestHandler):
                 left -= len(chunk)
                 yield chunk
 
+        if isinstance(fault, Keep):
+            upload = peer.storage.uploads[self.target.path.rsplit("/", 1)[-1]]
+            upload.received += self.rfile.read(left)[: fault.bytes]
+            kept_range = {"Range": f"bytes=0-{len(upload.received) - 1}"}
+            return self._send(Reply(308, headers=kept_range))
         kept = min(left, fault.after) if isinstance(fault, Cut) else left
         token = self.target.path.rsplit("/", 1)[-1]
         status, headers, body = peer.storage.put(token, self.headers, chunks(kept))

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.peers.faults import Call, Cut, Drop, Hang, Hold, Lost, Refusal, Reply
+from tests.peers.faults import Call, Cut, Drop, Hang, Hold, Keep, Lost, Refusal, Reply
 from tests.peers.handler import Handler, Server
 from tests.peers.storage import Storage
 
@@ -28,6 +28,7 @@ __all__ = [
     "Hang",
     "Hold",
     "KaggleServer",
+    "Keep",
     "Lost",
     "Refusal",
     "Reply",
