@@ -86,8 +86,7 @@ class Handler(BaseHTTPRequestHandler):
             return self._break(fault)
 
         def chunks(left: int):
-            while left:
-                chunk = self.rfile.read(min(left, 1 << 16))
+            while left and (chunk := self.rfile.read(min(left, 1 << 16))):
                 left -= len(chunk)
                 yield chunk
 

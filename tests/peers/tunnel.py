@@ -60,8 +60,12 @@ def _accept(listener: socket.socket, port: int) -> None:
             client, _ = listener.accept()
         except OSError:  # closed
             return
-        while not client.recv(65536).endswith(b"\r\n\r\n"):
-            pass
+        asked = b""
+        while not asked.endswith(b"\r\n\r\n") and (data := client.recv(65536)):
+            asked += data
+        if not asked:  # it has hung up
+            client.close()
+            continue
         server = socket.create_connection(("127.0.0.1", port))
         client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
         for pair in ((client, server), (server, client)):
