@@ -21,6 +21,13 @@ def test_importing_the_command_line_imports_nothing_heavy(python):
     assert done.stdout.strip() == "[]"
 
 
+def test_what_asks_kaggle_nothing_does_not_load_its_client(python):
+    modules = "datasets, dry_run, history, score, sweep, upload"
+    code = f"import sys; from tools import {modules}; print('kagglesdk' in sys.modules)"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_help_needs_no_credentials(python):
     done = subprocess.run([python, "-m", "tools", "--help"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

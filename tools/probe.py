@@ -20,7 +20,7 @@ from tools.errors import RefusedError, UserError, VerificationError
 from tools.files import alone
 from tools.holes import Holes
 from tools.local_run import run_kernel
-from tools.submit import FILE, holes_to_fill
+from tools.submission_source import FILE, holes_to_fill
 from tools.submitter import Candidate, Submitter
 
 ONCE_MORE = "The same command submits it once more."

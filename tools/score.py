@@ -13,7 +13,7 @@ from PIL import Image
 from tools import console, paired, settings, submission_file
 from tools.errors import UserError
 from tools.holes import HOLE, SIDE, TRUTH, Holes
-from tools.submit import holes_to_fill, named, warn
+from tools.submission_source import holes_to_fill, named, warn
 
 
 def run(submissions: Sequence[str], data: Path | None, as_json: bool) -> None:
