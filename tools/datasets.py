@@ -248,7 +248,7 @@ def _write_boxes(rows: Sequence[Sequence[Any]], folder: Path) -> None:
 
 
 def run_make_dataset(
-    photos: Path | None, out: Path, test_per_class: int | None, seed: int, json_: bool
+    photos: Path | None, out: Path, test_per_class: int | None, seed: int, as_json: bool
 ) -> None:
     """Make a dataset, of the embedded sample where there are no ``photos``, and say what it holds.
 
@@ -260,7 +260,7 @@ def run_make_dataset(
     else:
         classes, per_class = from_folder(photos), test_per_class or 50
     result = make_dataset(classes, out, per_class, seed)
-    if json_:
+    if as_json:
         console.print_json({"path": str(out), **result})
         return
     rows = [(label, str(n["training"]), str(n["test"])) for label, n in result["classes"].items()]

@@ -49,10 +49,10 @@ def examine(to: Sequence[str] = ()) -> Iterator[Finding]:
         yield _try("destination", partial(destinations.check, address))
 
 
-def diagnose(to: Sequence[str], json: bool) -> None:
+def diagnose(to: Sequence[str], as_json: bool) -> None:
     """Print the findings; :exc:`UserError` if one is bad."""
     found = list(examine(to))
-    if json:
+    if as_json:
         console.print_json([vars(finding) for finding in found])
     else:
         for finding in found:

@@ -40,7 +40,7 @@ def run_dry_run(
     out: Path | None,
     preset: str,
     assignments: Sequence[str],
-    json_: bool,
+    as_json: bool,
 ) -> None:
     """Train on a small subset and print how each predictor scores.
 
@@ -67,7 +67,7 @@ def run_dry_run(
         if anew:
             set_aside(out, log)
         result = run_kernel(settings, log)
-        if json_:
+        if as_json:
             console.print_json({"out": str(out), "log": str(log), **result})
         else:
             show(result, out)

@@ -10,11 +10,11 @@ from tools.runs import Run
 OURS = ("resume_from", "time_budget", "require_gpu")  # what a push sets by itself
 
 
-def show_runs(json: bool) -> None:
+def show_runs(as_json: bool) -> None:
     """Print every run, newest first: status, what differs in its config, scores, outputs."""
     found = runs.every()
     rows = [_row(run, _before(run, found)) for run in found]
-    if json:
+    if as_json:
         console.print_json(rows)
         return
     if not rows:

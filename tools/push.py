@@ -71,14 +71,14 @@ class Project:
         )
 
 
-def push_and_report(plan: Plan, wait_hours: float | None, json: bool) -> None:
+def push_and_report(plan: Plan, wait_hours: float | None, as_json: bool) -> None:
     """Push, wait for so long if asked to, and print the run."""
     if plan.no_run and wait_hours is not None:
         raise UserError("--no-run leaves nothing to wait for.", "Leave out --no-run or --wait.")
     run = push(plan)
     if wait_hours is not None:
-        watch.report(run, watch.wait(sessions.connect(), run, wait_hours), json)
-    elif json:
+        watch.report(run, watch.wait(sessions.connect(), run, wait_hours), as_json)
+    elif as_json:
         console.print_json(run.push)
     else:
         sys.stdout.write(f"{run.kernel}/v{run.version}\n")

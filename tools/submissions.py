@@ -13,7 +13,7 @@ from tools.runs import Noted
 from tools.yardsticks import Measures, ratios, yardsticks
 
 
-def show_submissions(json: bool) -> None:
+def show_submissions(as_json: bool) -> None:
     """Print Kaggle's list of the team's submissions, newest first, and what each was made by.
 
     What the ledger does not know yet of those that it holds is entered there.
@@ -27,7 +27,7 @@ def show_submissions(json: bool) -> None:
             _note_news(*noted[seen.ref], seen)
     measures = yardsticks(competition)
     rows = [_row(seen, measures, _made_by(seen, noted)) for seen in listed]
-    if json:
+    if as_json:
         console.print_json(rows)
         return
     if not rows:

@@ -268,7 +268,7 @@ def run_sweep(
     budget: str,
     limit: int,
     name: str,
-    json_: bool,
+    as_json: bool,
 ) -> None:
     """Run every variant with every seed, and print the table.
 
@@ -314,7 +314,7 @@ def run_sweep(
             f"{others} of the runs were made by another version of {script}; "
             "--name NEW makes all of them anew"
         )
-    if json_:
+    if as_json:
         console.print_json(table)
         return
     console.print_table(

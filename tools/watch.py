@@ -19,7 +19,7 @@ UNKNOWN = "UNKNOWN"  # what Kaggle could not be asked
 DENIED = 5  # answers in a row that a run which was seen does not exist, before they are believed
 
 
-def show_status(reference: str | None, json: bool) -> None:
+def show_status(reference: str | None, as_json: bool) -> None:
     """Print what a run is doing."""
     run = runs.find(reference)
     kernels = connect()
@@ -27,7 +27,7 @@ def show_status(reference: str | None, json: bool) -> None:
     progress = None
     if state.status == "RUNNING":
         progress = logs.progress(logs.decode(_so_far(kernels, run)))
-    if json:
+    if as_json:
         console.print_json(
             {
                 "kernel": run.kernel,
@@ -49,14 +49,14 @@ def show_status(reference: str | None, json: bool) -> None:
     console.note(_next_step(run, state))
 
 
-def show_log(reference: str | None, follow: bool, json: bool) -> None:
+def show_log(reference: str | None, follow: bool, as_json: bool) -> None:
     """Print a run's log, or follow it until the run has ended."""
     run = runs.find(reference)
     kernels = connect()
     if follow:
         with console.way_back(_goes_on(run, "logs --follow")):
             for event in _events(kernels, run):
-                if json:
+                if as_json:
                     console.print_json_line(vars(event))
                 else:
                     sys.stdout.write(logs.decode([event]))
@@ -66,7 +66,7 @@ def show_log(reference: str | None, follow: bool, json: bool) -> None:
     stored = kernels.log(run.kernel, run.version) if state.ended else ""
     keep_log(run, stored)
     events = logs.parse(stored) if state.ended else _so_far(kernels, run)
-    if json:
+    if as_json:
         console.print_json([vars(event) for event in events])
     else:
         text = logs.decode(events)
@@ -108,16 +108,16 @@ def _so_far(kernels: Kernels, run: Run) -> list[logs.Event]:
     return log_stream.so_far(kernels, run.kernel, run.version, min(2.0, kernels.settings.timeout))
 
 
-def wait_for(reference: str | None, hours: float, json: bool) -> None:
+def wait_for(reference: str | None, hours: float, as_json: bool) -> None:
     """Wait until a run has ended, and print how."""
     run = runs.find(reference)
     kernels = connect()
-    report(run, wait(kernels, run, hours), json)
+    report(run, wait(kernels, run, hours), as_json)
 
 
-def report(run: Run, state: State, json: bool) -> None:
+def report(run: Run, state: State, as_json: bool) -> None:
     """Print how a run ended; :exc:`RunFailedError` if it failed."""
-    if json:
+    if as_json:
         console.print_json(
             {"kernel": run.kernel, "version": run.version, "status": state.status, "url": run.url}
             | {"failure": state.failure}
