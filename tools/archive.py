@@ -1,8 +1,9 @@
 """A zip file in remote storage, unpacked safely and only as far as files are missing.
 
-The archive is never written to disk. Its directory stands at its end, so a few ranged requests tell
-what is in it; members are then read in order over one connection, which is opened again where it
-broke, and each file appears under its name only when it is whole.
+Where the storage serves ranges, the archive is never written to disk. Its directory stands at its
+end, so a few ranged requests tell what is in it; members are then read in order over one
+connection, which is opened again where it broke, and each file appears under its name only when it
+is whole.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What can go wrong, the exit code it has, and what to do about it.
 
-Commands raise these and never catch them; :func:`tools.cli.main` prints the one line.
+What a command does not make up for itself reaches :func:`tools.cli.main`, which prints one line.
 Exit code 2, wrong usage, is typer's own.
 """
 
@@ -44,7 +44,7 @@ class RunFailedError(ToolsError):
 
 
 class DeadlineError(ToolsError):
-    """The deadline passed while the run was still going."""
+    """What was waited for, or asked for, still goes on: a run, or the scoring of a submission."""
 
     exit_code = 5
 

@@ -127,7 +127,7 @@ def record_push(kernel: str, version: int, **facts: Any) -> Run:
     Args:
         kernel: ``owner/slug``.
         version: the number that Kaggle gave.
-        facts: url, kernel_id, script_sha256, config, overrides, accelerator and the like.
+        facts: url, asked, script_sha256, config, overrides, accelerator and the like.
     """
     if not re.fullmatch(_KERNEL, kernel) or version < 1:
         raise UserError(f"{kernel!r} v{version} is no kernel reference.")
