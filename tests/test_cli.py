@@ -78,6 +78,16 @@ def test_the_help_tells_every_exit_code(tools):
     assert told == known
 
 
+@pytest.mark.parametrize("command", ["status", "submissions", "fetch-data"])
+def test_a_client_of_kaggles_that_lacks_something_is_one_line(python, project, command):
+    (project / "kagglesdk").mkdir()  # another version, found first
+    (project / "kagglesdk" / "__init__.py").touch()
+    done = subprocess.run([python, "-m", "tools", command], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: No module named 'kagglesdk.") and "pip install" in line
+
+
 def test_codes_of_emoji_stay_what_they_are(tools, project):
     assert "There is no folder id:x:5. " in tools("make-dataset", "id:x:5", "out").err
 

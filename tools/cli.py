@@ -62,6 +62,9 @@ def main() -> None:
         words, code = str(failure), failure.exit_code
     except OSError as failure:
         words, code = f"{failure.filename or 'input or output'}: {failure.strerror or failure}.", 1
+    except ImportError as failure:
+        words = f"{failure}. Install the project again: pip install -r requirements.txt"
+        code = 1
     except typer.TyperException as failure:
         words, code = _usage(failure), failure.exit_code
     except typer.Abort:
