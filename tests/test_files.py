@@ -1,4 +1,5 @@
 import os
+from stat import S_ISDIR
 
 import pytest
 
@@ -25,6 +26,21 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         write_whole(path, "new")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_the_file_and_then_its_name_outlast_a_power_cut(tmp_path, monkeypatch):
+    done = []
+    for name in ("fsync", "replace"):
+        true = getattr(os, name)
+
+        def noted(*arguments, name=name, true=true):
+            what = "folder" if name == "fsync" and S_ISDIR(os.fstat(*arguments).st_mode) else "file"
+            done.append((name, what))
+            return true(*arguments)
+
+        monkeypatch.setattr(os, name, noted)
+    write_whole(tmp_path / "a.json", "one")
+    assert done == [("fsync", "file"), ("replace", "file"), ("fsync", "folder")]
 
 
 def test_half_a_character_is_written_as_a_question_mark(tmp_path):
