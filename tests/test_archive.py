@@ -142,6 +142,12 @@ def test_a_bomb_is_refused_by_its_declared_sizes(tmp_path, monkeypatch):
     assert on_disk(tmp_path) == {}
 
 
+def test_a_directory_that_would_fill_the_memory_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive, "LARGEST_READ", 300)  # that of eight files has over 400 bytes
+    with pytest.raises(VerificationError, match="its directory is too large"):
+        unpack(zip_of(*FILES.items()), tmp_path)
+
+
 def test_a_member_that_is_larger_than_it_declares_is_not_written(tmp_path):
     packed = bytearray(zip_of(("lies.jpg", bytes(range(256)) * 300)))
     directory = packed.rindex(b"PK\x01\x02")

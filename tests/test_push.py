@@ -423,6 +423,20 @@ def test_an_answer_that_was_lost_is_made_up_for_by_looking(tools, server, projec
     assert runs.find().version == 2
 
 
+def test_a_version_that_was_there_before_is_not_taken_for_what_was_pushed(
+    tools, server, project, monkeypatch
+):
+    monkeypatch.setenv("TOOLS_RETRY_SECONDS", "0")
+    assert tools("push-kernel").code == 0
+    server.kernels[KERNEL][0].states = ["COMPLETE"]
+    (project / "runs").rename(project / "lost")  # the ledger knows of none
+    server.faults["GetKernel"] = [Reply(503)] * 2
+    server.faults["SaveKernel"] = [Drop()]
+    done = tools("push-kernel")
+    assert done.code == 6, done.out
+    assert "It is not known whether Kaggle took it" in done.err.splitlines()[-1]
+
+
 def test_an_answer_that_was_lost_stays_unknown_where_looking_fails_too(tools, server, project):
     server.faults["SaveKernel"] = [Lost()]
     server.faults["GetKernel"] = [None, None, *[Reply(503)] * 99]

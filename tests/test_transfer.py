@@ -1,4 +1,5 @@
 import contextlib
+import hashlib
 import os
 import socket
 import ssl
@@ -40,6 +41,10 @@ def fetch(server, tmp_path):
         )
 
     return run
+
+
+def etag(body):
+    return f'"{hashlib.md5(body).hexdigest()}"'
 
 
 def ranges(server):
@@ -100,6 +105,19 @@ def test_an_expired_address_is_asked_for_anew(server, fetch):
     assert fetch().read_bytes() == BODY
     addresses = {call.body["path"] for call in server.calls}
     assert len(addresses) == 2
+
+
+def test_addresses_may_expire_as_often_as_bytes_arrive_in_between(server, fetch):
+    server.faults["download"] = [Cut(70_000), *[Reply(403), Cut(70_000)] * 3, Reply(403)]
+    assert fetch().read_bytes() == BODY
+
+
+def test_bytes_from_another_place_than_was_asked_for_are_not_appended(server, fetch):
+    server.faults["download"] = [
+        Cut(100_000),
+        Reply(206, BODY[1:], {"Content-Range": "bytes 1-299999/300000", "ETag": etag(BODY)}),
+    ]
+    assert fetch().read_bytes() == BODY
 
 
 def test_an_address_that_stays_refused_is_an_error_and_leaves_no_file(server, fetch, tmp_path):
