@@ -242,8 +242,7 @@ class _Fetching:
 
         try:
             self._download(name, path, check, advance)
-        except VerificationError:
-            self._fresh.pop(name, None)  # once more, from its beginning and a new address
+        except VerificationError:  # once more, from its beginning and a new address
             self._download(name, path, check, advance)
         return {"name": name, "size": found[0], "sha256": found[1], "verified": entry is not None}
 
