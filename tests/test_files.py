@@ -1,5 +1,6 @@
 import os
-from stat import S_ISDIR
+import subprocess
+from stat import S_IMODE, S_ISDIR
 
 import pytest
 
@@ -26,6 +27,14 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         write_whole(path, "new")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_file_is_as_open_to_others_as_the_person_has_chosen(python, tmp_path):
+    code = "import sys, pathlib, tools.files as f; f.write_whole(pathlib.Path(sys.argv[1]), 'one')"
+    for umask, mode in ((0o022, 0o644), (0o077, 0o600)):
+        path = tmp_path / f"{umask:o}"
+        subprocess.run([python, "-c", code, path], umask=umask, check=True)
+        assert S_IMODE(path.stat().st_mode) == mode
 
 
 def test_the_file_and_then_its_name_outlast_a_power_cut(tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.errors import UserError, VerificationError
-from tools.files import Names, inside
+from tools.files import ORDINARY, Names, inside
 
 MOST_FILES = 200_000
 MOST_BYTES = 32 << 30
@@ -215,7 +215,7 @@ def _write(archive: zipfile.ZipFile, member: Member, folder: Path) -> None:
     try:
         with os.fdopen(handle, "wb") as file, archive.open(member.info) as packed:
             shutil.copyfileobj(packed, file, _CHUNK)
-        os.chmod(part, 0o644)
+        os.chmod(part, ORDINARY)
         os.replace(part, member.target)
     finally:
         Path(part).unlink(missing_ok=True)

@@ -21,7 +21,7 @@ from rich.progress import Progress, TaskID
 
 from tools import console, manifest
 from tools.errors import ToolsError, UserError, VerificationError
-from tools.files import at_home, sha256
+from tools.files import ORDINARY, at_home, sha256
 from tools.remote import (
     RUN_AGAIN,
     CorruptedError,
@@ -100,7 +100,7 @@ class LocalFolder:
                 if not stored.holds(file):
                     raise CorruptedError
                 with contextlib.suppress(OSError):  # a disk without modes
-                    part.chmod(0o644)
+                    part.chmod(ORDINARY)
                 if there is not None and self.find(file.name) == there:
                     os.replace(part, path)
                 elif not _name(part, path) and not self._stored(path).holds(file):

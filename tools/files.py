@@ -20,10 +20,14 @@ from tools.errors import UserError, VerificationError
 
 LONGEST = 236  # bytes of a name: while its file is on the way, the name has up to 19 more
 
+_UMASK = os.umask(0o077)  # it can only be read by setting it
+os.umask(_UMASK)
+ORDINARY = 0o666 & ~_UMASK  # the mode that a new file gets, as the person has chosen
+
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
-def write_whole(path: Path, content: str | bytes, mode: int = 0o644) -> Path:
+def write_whole(path: Path, content: str | bytes, mode: int = ORDINARY) -> Path:
     """Write ``content`` to ``path`` through a temporary file beside it; text as UTF-8.
 
     Until it has ``mode``, the file can be read by its owner alone. Half a character, which odd JSON
