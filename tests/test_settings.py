@@ -84,6 +84,14 @@ def test_credentials_are_sent_to_no_endpoint_but_this_machine(tmp_path, monkeypa
         settings.load(tmp_path)
 
 
+def test_a_stored_setting_that_a_variable_goes_before_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TOOLS_CHANNEL_ORDER", "rgb")
+    path = settings.store(tmp_path, channel_order="bgr", value_scale="unit")
+    assert capsys.readouterr().err.splitlines() == [
+        f"TOOLS_CHANNEL_ORDER is set and goes before {path}: unset it"
+    ]
+
+
 def test_the_project_is_the_nearest_folder_upwards_with_metadata(tmp_path, monkeypatch):
     (tmp_path / "kernel-metadata.json").write_text("{}")
     (tmp_path / "a" / "b").mkdir(parents=True)

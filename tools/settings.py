@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tools.console import plain
+from tools.console import note, plain
 from tools.errors import UserError
 from tools.files import at_home, write_whole
 
@@ -183,4 +183,8 @@ def store(folder: Path | None = None, **changes: Any) -> Path:
     except (tomlkit.exceptions.TOMLKitError, UnicodeDecodeError) as failure:
         raise UserError(f"{path} is no valid TOML: {failure}.") from failure
     document.update(changes)
-    return write_whole(path, tomlkit.dumps(document))
+    write_whole(path, tomlkit.dumps(document))
+    for name in changes:
+        if (variable := f"TOOLS_{name.upper()}") in os.environ:
+            note(f"{variable} is set and goes before {path}: unset it")
+    return path
