@@ -3,12 +3,14 @@ import graphlib
 import inspect
 import re
 import subprocess
+import time
 import tomllib
 
 import pytest
 import typer
 
 from tests.project import PROJECT
+from tools import console
 from tools.cli import app
 from tools.errors import ToolsError
 
@@ -26,6 +28,17 @@ def test_what_asks_kaggle_nothing_does_not_load_its_client(python):
     code = f"import sys; from tools import {modules}; print('kagglesdk' in sys.modules)"
     done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_times_are_shown_as_the_persons_clock_has_them(monkeypatch):
+    monkeypatch.setenv("TZ", "Kolkata-5:30")
+    time.tzset()
+    try:
+        shown = [console.moment(text) for text in ("2026-11-24T20:01:00.123Z", "None", "\u0661")]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert shown == ["2026-11-25 01:31", "", ""]
 
 
 def test_help_needs_no_credentials(python):

@@ -2,7 +2,7 @@ import pytest
 
 from tests.failures import failed
 from tests.testset import write_submission, write_test_set
-from tools import runs
+from tools import console, runs
 
 KERNEL = "ada/pix2pix-inpainting"
 
@@ -66,7 +66,8 @@ def test_kaggles_list_is_shown_newest_first_with_what_made_each(tools, project, 
         if "│" in line or "┃" in line
     ]
     assert head == ["submission", "made", "public", "/ harm.", "/ report", "what"]
-    assert lines[0] == ["50000003", "2026-11-04 06:30", "", "", "", "PENDING; by hand.csv; my 3"]
+    made = console.moment("2026-11-04T06:30:00Z")
+    assert lines[0] == ["50000003", made, "", "", "", "PENDING; by hand.csv; my 3"]
     assert lines[1][2:] == ["0.16000", "0.800", "0.956", "pix2pix-inpainting/v3; my 2"]
 
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
@@ -38,6 +39,14 @@ def plain(text: object, limit: int = 300) -> str:
     words = "".join(c if c.isprintable() else " " for c in str(text or ""))
     line = " ".join(words.split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def moment(stamp: str) -> str:
+    """An ISO 8601 time as this machine's clock has it, to the minute; "" for what is none."""
+    try:
+        return f"{datetime.fromisoformat(stamp).astimezone():%Y-%m-%d %H:%M}"
+    except (ValueError, OverflowError):
+        return ""
 
 
 @contextlib.contextmanager

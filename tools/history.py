@@ -25,7 +25,7 @@ def show_runs(as_json: bool) -> None:
         [
             (
                 row["run"],
-                str(row["pushed_at"] or "")[5:16].replace("T", " "),
+                console.moment(str(row["pushed_at"]))[5:],
                 console.figure(row["hole_rmse"], 4),
                 console.figure(row["ratio_to_harmonic"], 3),
                 console.figure(row["leaderboard"], 5),

@@ -35,7 +35,7 @@ def show_submissions(as_json: bool) -> None:
         return
     shown = {
         "submission": [str(row["ref"]) for row in rows],
-        "made": [row["date"][:16].replace("T", " ") for row in rows],
+        "made": [console.moment(row["date"]) for row in rows],
         "public": [console.figure(row["score"], 5) for row in rows],
         "private": [console.figure(row["private_score"], 5) for row in rows],
         "/ harm.": [console.figure(row["ratio_to_harmonic"], 3) for row in rows],
