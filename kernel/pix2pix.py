@@ -120,8 +120,6 @@ class Config:
     flip: bool = setting(True, "Mirror every other image left to right, at random.")
     noise: float = setting(0.01, "Deviation of the noise on the input, of the pixel range [0, 1].",
         low=0, high=1)
-    pixel_range: str = setting("symmetric", "Pixels as the networks see them: [-1, 1] with tanh, "
-        "or [0, 1] with a sigmoid.", choices=("symmetric", "unit"))
     holes: str = setting("csv", "Holes to train with: each image's own from the CSV, or new ones "
         "at every step.", choices=("csv", "random"))
     hole_pairs: int = setting(1, "Pairs of random holes a training picture, apart from each other, "
@@ -607,6 +605,10 @@ def split(photos: Sequence[Photo], config: Config) -> tuple[list[Photo], list[Ph
     return training, validation
 
 
+# What Pillow raises for a damaged picture, and TensorFlow for one that a bucket does not give.
+UNREADABLE = (OSError, tf.errors.OpError, SyntaxError, Image.DecompressionBombError)
+
+
 def open_picture(path: Path) -> Image.Image:
     """Open a picture, also in a bucket, as JPEG or PNG alone: other readers take more risks."""
     return Image.open(io.BytesIO(path.read_bytes()), formats=("JPEG", "PNG"))
@@ -625,7 +627,7 @@ def decode(path: Path) -> np.ndarray:
             return np.asarray(image.convert("RGB"))
     except Image.UnidentifiedImageError as failure:
         raise ValueError("can't be decoded (neither JPEG nor PNG)") from failure
-    except (OSError, tf.errors.OpError, SyntaxError, Image.DecompressionBombError) as failure:
+    except UNREADABLE as failure:
         raise ValueError(f"can't be decoded ({failure})") from failure
 
 
@@ -634,20 +636,26 @@ class MaskedFiles:
 
     The files were saved as JPEG with black holes, which bleed into the pixels around them: by 7 of
     255 at the edge where quality was 95, mostly in colour, which has half the resolution. Photos
-    are saved as ``like`` was; any other format is taken to keep every pixel.
+    are saved as the first sound one of ``files`` was; formats but JPEG are taken to keep every
+    pixel.
 
     Raises:
-        UserError: where ``like`` can't be opened.
+        UserError: where none of ``files`` can be opened.
     """
 
-    def __init__(self, like: Path) -> None:
-        try:
-            with open_picture(like) as image:
-                self.saved: dict[str, Any] = {"qtables": getattr(image, "quantization", None)}
-                if self.saved["qtables"]:
-                    self.saved["subsampling"] = JpegImagePlugin.get_sampling(image)
-        except (OSError, tf.errors.OpError) as failure:
-            raise UserError(f"{like} can't be opened ({failure}): fetch it again.") from None
+    def __init__(self, files: Iterable[Path]) -> None:
+        self.saved: dict[str, Any] = {}
+        why = "there is none"
+        for file in files:
+            try:
+                with open_picture(file) as image:
+                    if tables := getattr(image, "quantization", None):
+                        sampling = JpegImagePlugin.get_sampling(image)
+                        self.saved = {"qtables": tables, "subsampling": sampling}
+                return
+            except UNREADABLE as failure:
+                why = f"{file}: {failure}"
+        raise UserError(f"no masked training file can be opened ({why}): fetch them again.")
 
     def __call__(self, photos: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         """Cut ``boxes`` [n, boxes, 2] out of uint8 [n, 256, 256, 3] and disturb the rest."""
@@ -655,7 +663,7 @@ class MaskedFiles:
         for photo, corners in zip(photos, boxes, strict=True):
             for top, left in corners:
                 photo[top : top + HOLE, left : left + HOLE] = 0
-            if self.saved["qtables"]:
+            if self.saved:
                 file = io.BytesIO()
                 Image.fromarray(photo).save(file, "JPEG", **self.saved)
                 photo[:] = Image.open(file)
@@ -733,7 +741,7 @@ class DecodedOnUse:
     """
 
     def __init__(self, paths: Sequence[Path], most_faults: float) -> None:
-        self.paths, self.most_faults = paths, most_faults
+        self.paths, self.most_faults = paths, min(most_faults, len(paths) - 1)
         self.pool, self.faults = ThreadPoolExecutor(READERS), set[int]()
 
     def __getitem__(self, indices: Iterable[int]) -> np.ndarray:
@@ -769,8 +777,8 @@ class Pictures:
 
     photos: list[Photo]
     boxes: np.ndarray
-    masked: np.ndarray | None
-    clean: Any  # an array, or what is indexed like one
+    masked: Any  # an array; None of training pictures
+    clean: Any  # an array, or what is indexed like one; None of test pictures
 
     @property
     def names(self) -> list[str]:
@@ -928,11 +936,9 @@ def hole_mask(boxes: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.reduce_any(in_box, 1), tf.float32)[..., None]
 
 
-def crop_holes(images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
-    """Cut the holes out of [n, 256, 256, c]: [n, boxes, 75, 75, c]."""
-    pixels = np.indices((HOLE, HOLE)).transpose(1, 2, 0)
-    pixels = tf.cast(boxes, tf.int64)[:, :, None, None, :] + pixels
-    return tf.gather_nd(images, pixels, batch_dims=1)
+def crop_holes(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Cut the holes out of [256, 256, c]: [boxes, 75, 75, c]."""
+    return np.stack([image[y : y + HOLE, x : x + HOLE] for y, x in boxes])
 
 
 def paste_holes(images: tf.Tensor, boxes: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
@@ -1153,18 +1159,17 @@ def network_input(
     """
     mask = hole_mask(boxes)
     seen = harmonic_fill(images, boxes) if config.prefill else images * (1 - mask)
-    return scale_pixels(config, seen), mask
+    return scale_pixels(seen), mask
 
 
-def scale_pixels(config: Config, images: tf.Tensor) -> tf.Tensor:
-    """From [0, 1] to the networks' range."""
-    return images * 2 - 1 if config.pixel_range == "symmetric" else images
+def scale_pixels(images: tf.Tensor) -> tf.Tensor:
+    """From [0, 1] to the networks' range, [-1, 1]."""
+    return images * 2 - 1
 
 
-def unscale_pixels(config: Config, images: tf.Tensor) -> tf.Tensor:
+def unscale_pixels(images: tf.Tensor) -> tf.Tensor:
     """From the networks' range to [0, 1], cut off at its ends."""
-    images = images / 2 + 0.5 if config.pixel_range == "symmetric" else images
-    return tf.clip_by_value(images, 0, 1)
+    return tf.clip_by_value(images / 2 + 0.5, 0, 1)
 
 
 def shuffled(seed: int, length: int, position: tf.Tensor) -> tf.Tensor:
@@ -1225,7 +1230,7 @@ def training_example(
     if config.noise:
         noise = tf.map_fn(draw_noise, drawn["noise"], fn_output_signature=tf.float32)
         seen = tf.clip_by_value(seen + config.noise * noise, 0, 1)
-    return *network_input(config, seen, boxes), scale_pixels(config, images)
+    return *network_input(config, seen, boxes), scale_pixels(images)
 
 
 CALL_IMAGES = 512  # take 0.9 GB as inputs, masks and targets
@@ -1259,9 +1264,8 @@ def training_batches(
     """
     symmetries = np.array(SYMMETRIES[config.augmentation], bool)
     count, clean = len(pictures.photos), pictures.clean
-    assert clean is not None
     size = config.batch_size // replicas
-    masked_files = MaskedFiles(pictures.photos[0].masked) if config.jpeg else None
+    masked_files = MaskedFiles(photo.masked for photo in pictures.photos) if config.jpeg else None
     spans = spans_of_calls(config, first, last)
     parts = [(*span, replica) for span in spans for replica in mine or range(replicas)]
     lengths = {end - begin for begin, end in spans}
@@ -1320,10 +1324,9 @@ def generator_output(config: Config, inputs: list[Any], x: Any, last: dict[str, 
         change = layers.Conv2DTranspose(3, kernel_initializer="zeros", name="change", **last)(x)
         x = layers.Add(dtype="float32", name="filled")([inputs[0], change])
     else:
-        end = "tanh" if config.pixel_range == "symmetric" else "sigmoid"
         init = REPORT_INIT
         x = layers.Conv2DTranspose(
-            3, activation=end, kernel_initializer=init, dtype="float32", name="filled", **last
+            3, activation="tanh", kernel_initializer=init, dtype="float32", name="filled", **last
         )(x)
     return keras.Model(inputs, x, name="generator")
 
@@ -1906,9 +1909,9 @@ class Pix2Pix:
     def _inputs(self, seen: tf.Tensor, mask: tf.Tensor) -> Any:
         return [seen, mask] if self.config.mask_input else seen
 
-    def _forward(self, seen: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-        training = self.config.predict_in_training_mode
-        return self.averaged(self._inputs(seen, mask), training=training)
+    def _forward(self, images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
+        inputs = self._inputs(*network_input(self.config, images, boxes))
+        return self.averaged(inputs, training=self.config.predict_in_training_mode)
 
     def variables(self, prefix: str = "") -> dict[str, Any]:
         """Every variable of the run by name: weights, statistics, dropout's seeds, optimisers'."""
@@ -1945,9 +1948,9 @@ def fill_with_model(
             np.tile(np.array(s, bool), (len(images), 1)) for s in (symmetry, inverse(symmetry))
         )
         turned, moved = apply_symmetry(images, boxes, there)
-        output = predict_batch(model, *network_input(model.config, turned, moved))
+        output = predict_batch(model, turned, moved)
         total += apply_symmetry(output, moved, back)[0]
-    return unscale_pixels(model.config, total / ensemble)
+    return unscale_pixels(total / ensemble)
 
 
 def inverse(symmetry: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -1956,7 +1959,7 @@ def inverse(symmetry: tuple[int, int, int]) -> tuple[int, int, int]:
     return (transpose, columns, rows) if transpose else symmetry
 
 
-def predict_batch(model: Pix2Pix, seen: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+def predict_batch(model: Pix2Pix, images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
     """Run the generator that predicts.
 
     In training mode, as the report predicts, a picture's statistics are its own and dropout is on:
@@ -1964,15 +1967,15 @@ def predict_batch(model: Pix2Pix, seen: tf.Tensor, mask: tf.Tensor) -> tf.Tensor
     are put back, so that a prediction depends on nothing but the picture.
     """
     if not model.config.predict_in_training_mode:
-        return model.forward(seen, mask)
+        return model.forward(images, boxes)
     dropouts = [x for x in model.averaged.layers if isinstance(x, keras.layers.Dropout)]
     state = [(v, v.numpy()) for v in model.averaged.non_trainable_variables]
     outputs = []
     try:
-        for i in range(len(seen)):
+        for i in range(len(images)):
             for layer in dropouts:
                 layer.seed_generator.state.assign([layer.seed, 0])
-            outputs.append(model.forward(seen[i : i + 1], mask[i : i + 1]))
+            outputs.append(model.forward(images[i : i + 1], boxes[i : i + 1]))
     finally:
         for variable, value in state:
             variable.assign(value)
@@ -1996,7 +1999,6 @@ def predict(
     fill: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], pictures: Pictures
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield composites, float32 [m, 256, 256, 3] in [0, 1], a slice of the pictures at a time."""
-    assert pictures.masked is not None
     for start in range(0, len(pictures.photos), PREDICTION_BATCH):
         part = slice(start, min(start + PREDICTION_BATCH, len(pictures.photos)))
         boxes = tf.constant(pictures.boxes[part])
@@ -2051,22 +2053,25 @@ class Score:
 
 def evaluate(fill: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], pictures: Pictures) -> Score:
     """Score a predictor on pictures whose truth is known."""
-    assert pictures.clean is not None
     squares, shown = [], []
     for part, filled in predict(fill, pictures):
-        boxes = pictures.boxes[part]
-        truth = crop_holes(pictures.clean[part].astype(np.float32) / 255, boxes)
-        squares.append(tf.reduce_mean((crop_holes(filled, boxes) - truth) ** 2, -1).numpy())
+        error = filled - pictures.clean[part].astype(np.float32) / 255
+        squares += [
+            (crop_holes(one, boxes) ** 2).mean(-1)
+            for one, boxes in zip(error, pictures.boxes[part], strict=True)
+        ]
         shown.append(filled)
-    return Score(np.concatenate(squares), np.concatenate(shown))
+    return Score(np.stack(squares), np.concatenate(shown))
 
 
 def similarity(pictures: Pictures, filled: np.ndarray) -> float:
     """Mean SSIM of composites with the truth (Wang et al. 2004, doi:10.1109/TIP.2003.819861)."""
-    assert pictures.clean is not None
-    pairs = zip(filled, pictures.clean, strict=True)
-    each = [float(tf.image.ssim(a, b.astype(np.float32) / 255, 1.0)) for a, b in pairs]
-    return float(np.mean(each))
+    each = []
+    for start in range(0, len(filled), PREDICTION_BATCH):
+        part = slice(start, start + PREDICTION_BATCH)
+        truth = pictures.clean[part].astype(np.float32) / 255
+        each.append(tf.image.ssim(filled[part], truth, 1.0))
+    return float(np.mean(np.concatenate(each), dtype=np.float64))
 
 
 DISTANCES = ("1", "2-5", "6-10", "11-20", "21-38")  # to the hole's edge, px
@@ -2165,7 +2170,7 @@ def submission_values(config: Config, picture: np.ndarray, boxes: np.ndarray) ->
         picture = (picture - low) / np.maximum(high - low, 1e-6)
     if config.channel_order == "bgr":
         picture = picture[..., ::-1]
-    return np.stack([picture[y : y + HOLE, x : x + HOLE] for y, x in boxes])
+    return crop_holes(picture, boxes)
 
 
 def write_submission(
@@ -2471,7 +2476,6 @@ def sample_rows(pictures: Pictures, filled: np.ndarray, count: int) -> list[list
     picks = np.unique(np.linspace(0, len(filled) - 1, count).astype(int))
     rows = []
     for i in picks:
-        assert pictures.masked is not None
         row = [pictures.masked[i] / 255, filled[i]]
         rows.append(row if pictures.clean is None else [*row, pictures.clean[i] / 255])
     return rows
@@ -2508,7 +2512,6 @@ def draw_errors(path: Path, analysis: Mapping[str, Any], score: Score, pictures:
     """Draw where the error is, beside the harmonic fill's, and the worst and best pictures."""
     from matplotlib.figure import Figure
 
-    assert pictures.masked is not None and pictures.clean is not None
     figure = Figure((11, 10), layout="constrained")
     halves: Any = figure.subfigures(2, 1, height_ratios=(1, 2.2))
     charts, shown = halves
@@ -2641,8 +2644,9 @@ class Training:
         record = read_record(self.checkpoint)
         self.learned |= learned_beside_held_out(self.checkpoint, self.dataset)
         restore(self.checkpoint, self.model.variables())
-        best = record["best_rmse"] if (self.out / "best.npz").exists() else math.inf
-        self.progress = Progress(record["step"], record["seconds"], best)
+        best = self.out / "best.npz"  # may be of a later validation than the checkpoint
+        best_rmse = read_record(best)["best_rmse"] if best.exists() else math.inf
+        self.progress = Progress(record["step"], record["seconds"], best_rmse)
         seconds = clock(self.progress.seconds)
         say(f"resumed at step {self.progress.step} after {seconds} of training")
 
@@ -2995,7 +2999,7 @@ def score_held_out(
         each = evaluate(filler(name, models), held_out)
         ssim[name] = similarity(held_out, each.filled)
         if name != config.predictor:  # 0.8 MB a picture, for nothing
-            each = dataclasses.replace(each, filled=each.filled[:0])
+            each = dataclasses.replace(each, filled=each.filled[:0].copy())  # a view keeps all
         scores[name] = each
     score, harmonic = scores[config.predictor], scores["harmonic"]
     metrics = {

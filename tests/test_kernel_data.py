@@ -307,6 +307,14 @@ def test_a_faulty_photo_decoded_when_used_is_replaced_and_too_many_are_an_error(
     assert error.count("\n") == 0
 
 
+def test_without_one_sound_photo_the_search_for_another_ends(pix2pix, tmp_path):
+    files = [tmp_path / "a.jpg", tmp_path / "b.jpg"]
+    for path in files:
+        path.write_bytes(b"no picture")
+    with pytest.raises(pix2pix.UserError, match="2 of 2 training pictures can't be used"):
+        pix2pix.DecodedOnUse(files, most_faults=2)[[0]]
+
+
 @pytest.mark.parametrize("cache", ["memory", "none"])
 def test_a_dataset_in_a_bucket_trains_as_one_in_a_folder_does(
     python, run_kernel, sample, tmp_path, cache
@@ -368,10 +376,10 @@ def examples(pix2pix, config, photos, first, last, replicas=1):
 
 
 def test_an_epoch_shows_each_image_under_each_symmetry_once_in_an_order_of_its_own(pix2pix):
-    settings = {"jitter": 256, "noise": 0.0, "batch_size": 2, "pixel_range": "unit"}
+    settings = {"jitter": 256, "noise": 0.0, "batch_size": 2}
     config = pix2pix.make_config(settings)
     seen = [
-        round(float(pixel) * 255)
+        round((float(pixel) + 1) * 127.5)
         for _, _, target in examples(pix2pix, config, pictures(pix2pix, 4), 0, 20)
         for pixel in target[:, 0, 0, 0]
     ]
@@ -429,7 +437,7 @@ def test_noise_reaches_the_input_and_never_the_target(pix2pix):
 def test_holes_cut_for_training_leave_what_the_masked_files_hold(pix2pix, sample):
     config = pix2pix.make_config({"data": str(sample), "validation_per_class": 1})
     held = pix2pix.load_dataset(config).validation
-    saved = pix2pix.MaskedFiles(held.photos[0].masked)(held.clean, held.boxes)
+    saved = pix2pix.MaskedFiles([held.photos[0].masked])(held.clean, held.boxes)
     assert np.array_equal(saved, held.masked)
     beside = pix2pix.hole_mask(held.boxes).numpy()[..., 0] == 0
     assert 0.1 < np.abs(saved[beside].astype(int) - held.clean[beside]).mean() < 2
@@ -438,15 +446,19 @@ def test_holes_cut_for_training_leave_what_the_masked_files_hold(pix2pix, sample
 def test_files_that_keep_every_pixel_leave_all_but_the_holes(pix2pix, tmp_path):
     Image.new("RGB", (256, 256)).save(tmp_path / "masked.png")
     photo = np.full((1, 256, 256, 3), 77, np.uint8)
-    cut = pix2pix.MaskedFiles(tmp_path / "masked.png")(photo, np.array([[(0, 0), (181, 181)]]))
+    cut = pix2pix.MaskedFiles([tmp_path / "masked.png"])(photo, np.array([[(0, 0), (181, 181)]]))
     assert (cut == 0).sum() == 2 * 75 * 75 * 3 and (cut == 77).sum() == cut.size - (cut == 0).sum()
     assert (photo == 77).all()
 
 
-def test_a_masked_file_that_is_no_picture_is_named(pix2pix, tmp_path):
-    (tmp_path / "masked.jpg").write_bytes(b"no picture")
-    with pytest.raises(pix2pix.UserError, match=r"masked\.jpg can't be opened .*fetch it again"):
-        pix2pix.MaskedFiles(tmp_path / "masked.jpg")
+def test_of_masked_files_the_first_sound_one_counts_and_without_any_one_is_named(pix2pix, tmp_path):
+    broken, sound = tmp_path / "masked.jpg", tmp_path / "sound.jpg"
+    broken.write_bytes(b"no picture")
+    Image.new("RGB", (256, 256)).save(sound, quality=31)
+    with Image.open(sound) as image:
+        assert pix2pix.MaskedFiles([broken, sound]).saved["qtables"] == image.quantization
+    with pytest.raises(pix2pix.UserError, match=r"be opened \(.*masked\.jpg.*fetch them again"):
+        pix2pix.MaskedFiles([broken])
 
 
 def test_training_pictures_are_disturbed_around_their_holes_and_targets_are_not(pix2pix, sample):

@@ -191,7 +191,7 @@ def test_the_saved_generators_predict_what_the_run_predicted(pix2pix, finished, 
     filled = {}
     for name in ("checkpoint", "generator.h5", "generator.keras"):
         if name != "checkpoint":
-            model.generator = keras.models.load_model(finished / name, compile=False)
+            model.averaged = keras.models.load_model(finished / name, compile=False)
             model.forward = model._forward
         predicted = pix2pix.predict(pix2pix.filler("model", [model]), test)
         filled[name] = np.concatenate([composites for _, composites in predicted])
@@ -321,6 +321,20 @@ def test_a_checkpoint_alone_validates_anew_and_exports_its_best(
     assert (code, error) == (0, "")
     assert "validation at step 6" in out
     assert (tmp_path / "out" / "best.npz").exists()
+
+
+def test_weights_that_validated_after_the_last_checkpoint_stay_the_best(
+    pix2pix, run_kernel, sample, finished, tmp_path
+):
+    shutil.copy(finished / "checkpoint.npz", tmp_path)
+    with np.load(finished / "best.npz") as arrays:
+        weights = {name: arrays[name] for name in arrays if name != "about"}
+    about = {"step": 4, "seconds": 1.0, "best_rmse": 1e-3}
+    pix2pix.save_arrays(tmp_path / "best.npz", weights, about)
+    code, out, error = run_kernel("--data", sample, "--out", tmp_path, *TINY, "--steps", 8)
+    assert (code, error) == (0, "")
+    assert "validation at step 8" in out
+    assert pix2pix.read_record(tmp_path / "best.npz") == about
 
 
 def test_weights_of_a_session_that_saved_no_checkpoint_are_nobodys(
