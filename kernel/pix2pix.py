@@ -407,6 +407,11 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         part.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole."""
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
 # %% Data: find the dataset, read where the holes are, decode every photo once
 
 
@@ -699,6 +704,9 @@ def choose_cache(cache: str, count: int, memory: int, disk: int) -> str:
     return "disk" if size <= disk // 2 else "none"
 
 
+READERS = 4 * (os.cpu_count() or 1)  # threads: a disk or a bucket answers several at once
+
+
 def decode_all(paths: Sequence[Path], what: str, cache: str) -> tuple[np.ndarray, dict[int, str]]:
     """Decode pictures in threads, once, to uint8 [n, 256, 256, 3]; faults by index.
 
@@ -728,9 +736,6 @@ def decode_all(paths: Sequence[Path], what: str, cache: str) -> tuple[np.ndarray
                 said = time.monotonic()
                 say(f"reading {what}: {done}/{len(paths)}")
     return photos, faults
-
-
-READERS = 4 * (os.cpu_count() or 1)  # threads: a disk or a bucket answers several at once
 
 
 class DecodedOnUse:
@@ -1506,63 +1511,33 @@ def build_discriminator(config: Config) -> keras.Model:
     return keras.Model(pair, x, name="discriminator")
 
 
-# %% Losses and one training step
+# %% Devices
 
-# The generator's total and its three parts; the discriminator's.
-LOSSES = ("gen", "gan", "l1", "l2", "disc")
-LOSS_SCALE = "loss_scale"  # in the names of variables that only float16 has
+DEFAULT_STRATEGY = tf.distribute.get_strategy()
 
 
-def cross_entropy(is_real: float, logits: tf.Tensor) -> tf.Tensor:
-    """Mean binary cross-entropy of logits against one label."""
-    labels = tf.fill(tf.shape(logits), is_real)
-    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels, logits))
-
-
-def mean_error(config: Config, error: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """Mean of an error [n, 256, 256, 3] over the image, or over the values of its holes.
-
-    Holes count by their size, so that replicas agree: where they overlap or repeat, it is smaller.
-    """
-    if config.loss_region == "image":
-        return tf.reduce_mean(error)
-    holes = 2 * config.hole_pairs if config.holes == "random" else 2
-    values = error.shape[0] * holes * HOLE * HOLE * 3
-    return tf.reduce_sum(error * mask) / values
-
-
-def gpus() -> list[dict[str, Any]]:
-    """Details of the GPUs that TensorFlow sees."""
-    seen = tf.config.list_physical_devices("GPU")
-    return [{"device_name": g.name} | tf.config.experimental.get_device_details(g) for g in seen]
-
-
-def precision_policy(config: Config) -> str:
-    """Name the Keras policy: a GPU's own half precision, if ``auto``, and float32 elsewhere."""
-    kind = config.precision
-    if kind == "auto":
-        oldest = min((g.get("compute_capability", (0, 0)) for g in gpus()), default=(0, 0))
-        kind = "bfloat16" if oldest >= (8, 0) else "float16" if oldest >= (7, 0) else "float32"
-    return kind if kind == "float32" else f"mixed_{kind}"
-
-
-def cluster_size() -> int:
-    """Number of the worker processes that TF_CONFIG names; 1 without it.
+def prepare_devices(config: Config) -> tf.distribute.Strategy:
+    """Choose the devices of a run, before anything is computed.
 
     Raises:
-        UserError: where it is no such JSON.
+        UserError: where there are others than the settings ask for.
     """
-    try:
-        given = json.loads(os.environ.get("TF_CONFIG") or "{}")
-        cluster = given.get("cluster", {})
-        if cluster:
-            cluster[given["task"]["type"]][given["task"]["index"]]
-        return max(1, sum(len(cluster.get(role, [])) for role in ("chief", "worker")))
-    except (ValueError, AttributeError, TypeError, LookupError):
+    if config.require_gpu and not gpus():
         raise UserError(
-            "TF_CONFIG is no JSON object with a cluster of chief and worker addresses, and a task "
-            "that is one of them: correct it."
-        ) from None
+            "require_gpu is set and TensorFlow sees no GPU: choose an accelerator, or let "
+            "TF_CPP_MIN_LOG_LEVEL=0 tell why it sees none."
+        )
+    with contextlib.suppress(RuntimeError):  # a notebook has computed something before
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
+    if config.predictor == "model":
+        strategy = choose_strategy(config)
+        if is_cluster(strategy) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow has taken it for itself
+        return strategy
+    if cluster_size() > 1:
+        raise UserError(f"predictor = {config.predictor!r} takes one machine: unset TF_CONFIG.")
+    return DEFAULT_STRATEGY
 
 
 def choose_strategy(config: Config) -> tf.distribute.Strategy:
@@ -1601,7 +1576,23 @@ def check_share(config: Config, devices: int) -> None:
         )
 
 
-DEFAULT_STRATEGY = tf.distribute.get_strategy()
+def cluster_size() -> int:
+    """Number of the worker processes that TF_CONFIG names; 1 without it.
+
+    Raises:
+        UserError: where it is no such JSON.
+    """
+    try:
+        given = json.loads(os.environ.get("TF_CONFIG") or "{}")
+        cluster = given.get("cluster", {})
+        if cluster:
+            cluster[given["task"]["type"]][given["task"]["index"]]
+        return max(1, sum(len(cluster.get(role, [])) for role in ("chief", "worker")))
+    except (ValueError, AttributeError, TypeError, LookupError):
+        raise UserError(
+            "TF_CONFIG is no JSON object with a cluster of chief and worker addresses, and a task "
+            "that is one of them: correct it."
+        ) from None
 
 
 def is_cluster(strategy: tf.distribute.Strategy) -> bool:
@@ -1616,6 +1607,35 @@ def leads(strategy: tf.distribute.Strategy) -> bool:
         cluster.task_type == "chief"
         or (cluster.task_id == 0 and "chief" not in cluster.cluster_spec().jobs)
     )
+
+
+def gpus() -> list[dict[str, Any]]:
+    """Details of the GPUs that TensorFlow sees."""
+    seen = tf.config.list_physical_devices("GPU")
+    return [{"device_name": g.name} | tf.config.experimental.get_device_details(g) for g in seen]
+
+
+def precision_policy(config: Config) -> str:
+    """Name the Keras policy: a GPU's own half precision, if ``auto``, and float32 elsewhere."""
+    kind = config.precision
+    if kind == "auto":
+        oldest = min((g.get("compute_capability", (0, 0)) for g in gpus()), default=(0, 0))
+        kind = "bfloat16" if oldest >= (8, 0) else "float16" if oldest >= (7, 0) else "float32"
+    return kind if kind == "float32" else f"mixed_{kind}"
+
+
+@functools.cache
+def xla_works() -> bool:
+    """Whether XLA can compile for this machine's GPU; not all images have what it takes."""
+    try:
+        tf.function(lambda x: x**1.5, jit_compile=True)(tf.ones(8))
+    except tf.errors.OpError as failure:
+        say(f"XLA does not work here ({failure.message.splitlines()[0]}): going on without it")
+        return False
+    return True
+
+
+# %% Optimizers
 
 
 class FusedAdam(keras.optimizers.Adam):
@@ -1652,29 +1672,6 @@ class FusedAdam(keras.optimizers.Adam):
             epsilon=self.epsilon,
             grad=gradient,
         )
-
-
-def orthogonal(matrices: tf.Tensor) -> tf.Tensor:
-    """Bring the singular values of matrices [..., rows, columns] near 1, between 0.7 and 1.2.
-
-    Those below some thousandth of the norm stay smaller. Five Newton-Schulz steps with Jordan's
-    coefficients (kellerjordan.github.io/posts/muon), which half precision bears.
-    """
-    if matrices.shape[-2] > matrices.shape[-1]:
-        return tf.linalg.matrix_transpose(orthogonal(tf.linalg.matrix_transpose(matrices)))
-    matrices /= tf.norm(matrices, axis=[-2, -1], keepdims=True) + 1e-7
-    matrices = tf.cast(matrices, keras.config.dtype_policy().compute_dtype)
-    for _ in range(5):
-        square = tf.matmul(matrices, matrices, transpose_b=True)
-        matrices = 3.4445 * matrices + (2.0315 * square @ square - 4.775 * square) @ matrices
-    return tf.cast(matrices, tf.float32)
-
-
-def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
-    """Shape of the matrix between a kernel's inputs and outputs: the most square one."""
-    whole = math.prod(shape)
-    rows = min(itertools.accumulate(shape, operator.mul), key=lambda n: max(n, whole // n))
-    return rows, whole // rows
 
 
 class Muon(FusedAdam):
@@ -1734,15 +1731,52 @@ class Muon(FusedAdam):
         return sum(5 * 2 * (2 * short**2 * long + short**3) for short, long in shapes)
 
 
-@functools.cache
-def xla_works() -> bool:
-    """Whether XLA can compile for this machine's GPU; not all images have what it takes."""
-    try:
-        tf.function(lambda x: x**1.5, jit_compile=True)(tf.ones(8))
-    except tf.errors.OpError as failure:
-        say(f"XLA does not work here ({failure.message.splitlines()[0]}): going on without it")
-        return False
-    return True
+def orthogonal(matrices: tf.Tensor) -> tf.Tensor:
+    """Bring the singular values of matrices [..., rows, columns] near 1, between 0.7 and 1.2.
+
+    Those below some thousandth of the norm stay smaller. Five Newton-Schulz steps with Jordan's
+    coefficients (kellerjordan.github.io/posts/muon), which half precision bears.
+    """
+    if matrices.shape[-2] > matrices.shape[-1]:
+        return tf.linalg.matrix_transpose(orthogonal(tf.linalg.matrix_transpose(matrices)))
+    matrices /= tf.norm(matrices, axis=[-2, -1], keepdims=True) + 1e-7
+    matrices = tf.cast(matrices, keras.config.dtype_policy().compute_dtype)
+    for _ in range(5):
+        square = tf.matmul(matrices, matrices, transpose_b=True)
+        matrices = 3.4445 * matrices + (2.0315 * square @ square - 4.775 * square) @ matrices
+    return tf.cast(matrices, tf.float32)
+
+
+def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
+    """Shape of the matrix between a kernel's inputs and outputs: the most square one."""
+    whole = math.prod(shape)
+    rows = min(itertools.accumulate(shape, operator.mul), key=lambda n: max(n, whole // n))
+    return rows, whole // rows
+
+
+# %% Losses and one training step
+
+# The generator's total and its three parts; the discriminator's.
+LOSSES = ("gen", "gan", "l1", "l2", "disc")
+LOSS_SCALE = "loss_scale"  # in the names of variables that only float16 has
+
+
+def cross_entropy(is_real: float, logits: tf.Tensor) -> tf.Tensor:
+    """Mean binary cross-entropy of logits against one label."""
+    labels = tf.fill(tf.shape(logits), is_real)
+    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels, logits))
+
+
+def mean_error(config: Config, error: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """Mean of an error [n, 256, 256, 3] over the image, or over the values of its holes.
+
+    Holes count by their size, so that replicas agree: where they overlap or repeat, it is smaller.
+    """
+    if config.loss_region == "image":
+        return tf.reduce_mean(error)
+    holes = 2 * config.hole_pairs if config.holes == "random" else 2
+    values = error.shape[0] * holes * HOLE * HOLE * 3
+    return tf.reduce_sum(error * mask) / values
 
 
 def predicting_prefix(config: Config) -> str:
@@ -2019,6 +2053,9 @@ def filler(
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """Return the function that fills holes under the name ``predictor``."""
     return BASELINES.get(predictor) or functools.partial(fill_with_average, models)
+
+
+# %% Scores
 
 
 @dataclass(frozen=True)
@@ -2452,11 +2489,6 @@ def whole_lines(path: Path) -> list[str]:
     """Read the lines of a text file, with their ends; one that a full disk cut off is left out."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     return [line for line in lines if line.endswith("\n")]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole."""
-    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def draw_predictions(path: Path, rows: Sequence[Sequence[np.ndarray]]) -> None:
@@ -2942,30 +2974,6 @@ def begin_session(out: Path, newest: Path | None) -> None:
     for name in (*OUTPUTS, "run.json"):
         for part in out.glob(f".[0-9]*.{name}"):  # of a session that was killed while it wrote
             part.unlink()
-
-
-def prepare_devices(config: Config) -> tf.distribute.Strategy:
-    """Choose the devices of a run, before anything is computed.
-
-    Raises:
-        UserError: where there are others than the settings ask for.
-    """
-    if config.require_gpu and not gpus():
-        raise UserError(
-            "require_gpu is set and TensorFlow sees no GPU: choose an accelerator, or let "
-            "TF_CPP_MIN_LOG_LEVEL=0 tell why it sees none."
-        )
-    with contextlib.suppress(RuntimeError):  # a notebook has computed something before
-        for gpu in tf.config.list_physical_devices("GPU"):
-            tf.config.experimental.set_memory_growth(gpu, True)
-    if config.predictor == "model":
-        strategy = choose_strategy(config)
-        if is_cluster(strategy) and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow has taken it for itself
-        return strategy
-    if cluster_size() > 1:
-        raise UserError(f"predictor = {config.predictor!r} takes one machine: unset TF_CONFIG.")
-    return DEFAULT_STRATEGY
 
 
 def find_networks(
