@@ -250,6 +250,11 @@ class Config:
                 "leave at least one of them at the last level."
             )
 
+    @property
+    def learns(self) -> bool:
+        """Whether training photos are needed: a baseline, or no steps, can do without."""
+        return self.predictor == "model" and self.steps > 0
+
     def settings(self, session: bool) -> dict[str, Any]:
         """Return what each session may change, or what makes the run the run it is."""
         chosen = (f.name for f in fields(self) if f.metadata["session"] == session)
@@ -813,7 +818,7 @@ def load_dataset(config: Config) -> Dataset:
         UserError: for a faulty test picture, or too many faulty training pictures.
     """
     root = open_folder(config.data or "/kaggle/input")
-    base = find_dataset(root, need_training=config.predictor == "model" and config.steps > 0)
+    base = find_dataset(root, need_training=config.learns)
     test = list_test(base)
     test_pixels, bad = decode_all([photo.masked for photo in test], "test pictures", "memory")
     for index, fault in bad.items():
@@ -833,7 +838,8 @@ def load_training(config: Config, base: Path) -> tuple[Pictures, Pictures]:
     total = len(photos) + len(faults)
     training, validation = split(photos, config)
     scratch = shutil.disk_usage(tempfile.gettempdir()).free
-    cache = choose_cache(config.cache, len(training), free_memory(), scratch)
+    kind = config.cache if config.learns else "none"
+    cache = choose_cache(kind, len(training), free_memory(), scratch)
     bad: dict[Path, str] = {}
     if cache == "none":
         files = [photo.clean for photo in training if photo.clean]
@@ -850,10 +856,8 @@ def load_training(config: Config, base: Path) -> tuple[Pictures, Pictures]:
         raise UserError(f"{base / 'Training_Data'}: too few pictures are left to train on.")
     count, copies = len(learned.photos), len(SYMMETRIES[config.augmentation])
     kept = {"memory": "in memory", "disk": "on scratch disk", "none": "decoded when used"}[cache]
-    say(
-        f"  {count} to train on, {kept}, x {copies} = {count * copies} with augmentation; "
-        f"{len(held_out.photos)} held out"
-    )
+    learning = f"{count} to train on, {kept}, x {copies} = {count * copies} with augmentation; "
+    say(f"  {learning if config.learns else ''}{len(held_out.photos)} held out")
     return learned, held_out
 
 

@@ -14,12 +14,27 @@ from tests.project import PROJECT
 
 @pytest.fixture
 def check(run_kernel, dataset, tmp_path):
-    """Run the untrained, tiny kernel on the dataset: everything is checked, nothing is trained."""
+    """Run the harmonic fill on the dataset: all that it needs is checked, nothing is trained."""
 
     def run(*flags, data=dataset):
         return run_kernel(
             *("--data", data, "--out", tmp_path / "out", "--predictor", "harmonic"), *flags
         )
+
+    return run
+
+
+@pytest.fixture
+def load(pix2pix, dataset, capsys):
+    """Load the dataset as training does; return the error, if it is one, and what was printed."""
+
+    def run(**settings):
+        error = ""
+        try:
+            pix2pix.load_dataset(pix2pix.make_config({"data": str(dataset), **settings}))
+        except pix2pix.UserError as failure:
+            error = str(failure)
+        return error, capsys.readouterr().out
 
     return run
 
@@ -90,8 +105,18 @@ def test_a_predictor_that_learns_nothing_needs_only_the_test_set(check, dataset,
     assert (tmp_path / "out" / "submission.csv.gz").exists()
 
 
-def test_the_report_counts_classes_augmentation_and_held_out_pictures(check):
-    _, out, _ = check("--validation-per-class", "1")
+def test_a_baseline_decodes_no_photo_to_learn_from(pix2pix, check, dataset):
+    photos, _ = pix2pix.list_training(dataset)
+    for photo in pix2pix.split(photos, pix2pix.make_config({"validation_per_class": 1}))[0]:
+        for path in (photo.masked, photo.clean):
+            path.write_bytes(b"no picture")
+    code, out, error = check("--validation-per-class", "1")
+    assert (code, error) == (0, "")
+    assert "left out" not in out and "to train on" not in out and "  4 held out" in out
+
+
+def test_the_report_counts_classes_augmentation_and_held_out_pictures(load):
+    _, out = load(validation_per_class=1)
     assert "Cat 5, Dog 5, Elephant 5, Tiger 5" in out
     assert "16 to train on, in memory, x 5 = 80 with augmentation; 4 held out" in out
 
@@ -174,15 +199,14 @@ def test_a_faulty_test_picture_is_always_an_error(check, dataset, damage, reason
         ("Unmasked_Train", lambda p: p.unlink(), "no unmasked partner"),
     ],
 )
-def test_a_faulty_training_picture_is_left_out_and_listed(check, dataset, part, damage, reason):
+def test_a_faulty_training_picture_is_left_out_and_listed(load, dataset, part, damage, reason):
     picture = dataset / "Training_Data" / "Dog" / part / "dog_3.jpg"
     damage(picture)
-    code, out, error = check("--max-bad-fraction", "0.1")
-    assert (code, error) == (0, "")
+    error, out = load(max_bad_fraction=0.1)
+    assert error == ""
     [line] = [line for line in out.splitlines() if "left out" in line]
     assert "dog_3.jpg" in line and reason in line
-    code, _, error = check()
-    assert code == 1
+    error, _ = load()
     assert "1 of 20 training pictures" in error and "max_bad_fraction = 0.01" in error
 
 
