@@ -166,9 +166,8 @@ class Config:
     beta_2: float = setting(0.999, "Adam's decay of the mean square, likewise.", low=0,
         high=0.999999)
     schedule: str = setting("constant", "Of the learning rate over all steps.",
-        choices=("constant", "cosine"))
-    warmup: int = setting(0, "Steps over which the learning rate rises from 0 to the cosine; a "
-        "constant one starts at once.", low=0)
+        choices=("constant", "cosine"), session=True)
+    warmup: int = setting(0, "Steps over which the learning rate rises from 0.", low=0)
     clip_norm: float = setting(0.0, "Largest norm of a network's gradient; 0: any.", low=0)
     ema: float = setting(0.0, "Decay of the averaged weights that predict, at most "
         "(1 + step) / (10 + step); 0: the last weights.", low=0, high=0.99999)
@@ -287,8 +286,7 @@ BEST: dict[str, Any] = {
     "rate_batch": 16,
     "beta_1": 0.9,
     "beta_2": 0.99,
-    "schedule": "cosine",
-    "warmup": 200,
+    "warmup": 200,  # then it stays: the averaged weights do what a falling rate would
     "clip_norm": 1.0,
     "ema": 0.999,
     "predict_in_training_mode": False,
@@ -302,6 +300,7 @@ BEST: dict[str, Any] = {
 PERCEPTUAL = BEST | {
     "steps": 1000,
     "learning_rate": 1e-3,
+    "schedule": "cosine",
     "warmup": 50,
     "validate_every": 250,
     "lambda_gan": 0.005,
@@ -1849,12 +1848,15 @@ class Pix2Pix:
         ratio = config.batch_size / (config.rate_batch or config.batch_size)
         generates = network is self.generator
         rate: Any = (config.learning_rate if generates else config.discriminator_rate) * ratio**0.5
+        schedules = keras.optimizers.schedules
         if config.schedule == "cosine":
-            rate = keras.optimizers.schedules.CosineDecay(
+            rate = schedules.CosineDecay(
                 *(0.0 if config.warmup else rate, max(1, config.steps - config.warmup)),
                 warmup_target=rate if config.warmup else None,
                 warmup_steps=config.warmup,
             )
+        elif config.warmup:
+            rate = schedules.PolynomialDecay(0.0, config.warmup, rate)  # a line, up, that ends
         muon = config.optimizer == "muon" and generates
         kind, clip = Muon if muon else FusedAdam, config.clip_norm or None
         optimizer = kind(rate, config.beta_1, config.beta_2, global_clipnorm=clip)
