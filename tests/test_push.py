@@ -69,6 +69,15 @@ def test_json_is_all_that_stands_on_stdout(tools, server, project):
     assert done.json["version"] == 1
 
 
+def test_a_version_that_was_only_saved_is_told_to_stand_before_what_ran(tools, server, project):
+    assert tools("push-kernel").code == 0
+    server.kernels[KERNEL][0].states = ["COMPLETE"]
+    assert tools("push-kernel", "--no-run").code == 0
+    done = tools("push-kernel", "--resume")
+    assert done.code == 1
+    assert f"nothing to resume from: {KERNEL} v2 did not run" in done.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -76,6 +85,7 @@ def test_json_is_all_that_stands_on_stdout(tools, server, project):
         (["--set", "steps"], "'steps' is not a setting. Write it as --set name=value."),
         (["--accelerator", "NvidiaTeslaP100"], "NvidiaTeslaP100 is retired"),
         (["--set", "time_budget=9.5"], "time_budget = 9.5 should be hours, fewer than the 9"),
+        (["--set", "out=elsewhere"], "out is not for --set"),
         (["--resume"], "has never run"),
     ],
 )

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -37,6 +38,16 @@ def test_the_newest_run_is_meant_where_none_is_named():
     assert str(runs.find("ada/first-kernel/10")) == "ada/first-kernel v10"
     assert str(runs.find("v1")) == "ada/other-kernel v1"
     assert [run.version for run in runs.every()] == [1, 9, 10]
+
+
+def test_a_number_that_two_kernels_have_is_asked_for_in_full():
+    runs.record_push("ada/first-kernel", 1)
+    runs.record_push("ada/other-kernel", 1)
+    runs.record_push("ada/first-kernel", 2)
+    assert str(runs.find("v2")) == "ada/first-kernel v2"
+    with pytest.raises(UserError, match="several runs. Name one: ") as failure:
+        runs.find("v1")
+    assert {"first-kernel/v1", "other-kernel/v1"} <= set(re.split("[ .]", str(failure.value)))
 
 
 def test_a_run_that_is_not_there_lists_those_that_are():
@@ -110,6 +121,34 @@ def test_an_entry_that_was_damaged_is_named(project):
     (run.folder / "push.json").write_text("{")
     with pytest.raises(UserError, match="push.json cannot be read"):
         runs.every()
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "anew"),
+    [
+        ("status.json", {"status": 5}, "tools status pix2pix-train/v3"),
+        ("outputs.json", {"files": 5}, "tools fetch-outputs pix2pix-train/v3"),
+        ("outputs.json", {"files": [1]}, "tools fetch-outputs pix2pix-train/v3"),
+        ("outputs.json", {"files": [{"name": 1}]}, "tools fetch-outputs pix2pix-train/v3"),
+        ("outputs.json", [], "tools fetch-outputs pix2pix-train/v3"),
+        ("push.json", {}, "tools runs --add OWNER/pix2pix-train/v3"),
+    ],
+)
+def test_what_makes_a_damaged_file_anew_is_told(name, entry, anew):
+    run = runs.record_push("ada/pix2pix-train", 3)
+    (run.folder / name).write_text(json.dumps(entry))
+    with pytest.raises(UserError, match=f"{name} holds no|push.json is no entry") as failure:
+        runs.every()
+    assert str(failure.value).endswith(f"or delete it and make it anew: {anew}")
+
+
+def test_a_submission_stays_known_without_the_entry_of_its_run():
+    run = runs.record_push("ada/pix2pix-train", 3)
+    runs.record_submission(run.folder, {"ref": 1, "at": 5, "status": None, "score": "0.1"})
+    (run.folder / "push.json").unlink()
+    [(folder, entry)] = runs.every_submission()
+    assert folder == run.folder
+    assert entry == {"ref": 1, "at": "", "status": "PENDING", "score": None}
 
 
 DEEP = "[" * 100_000

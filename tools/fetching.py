@@ -144,7 +144,7 @@ class _Fetching:
         if self._state.status == "COMPLETE" and not found:
             raise UserError(
                 f"No output of {self._run} matches {' or '.join(include)}.",
-                "tools fetch-outputs --list",
+                f"tools fetch-outputs {self._run.short} --list",
             )
         return sorted(wanted, key=lambda name: (name == manifest.NAME, -sizes.get(name, 0)))
 

@@ -86,9 +86,12 @@ def load(folder: Path) -> Metadata:
     """
     path = folder / METADATA
     try:
-        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+        found = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
     except (OSError, ValueError) as failure:
-        raise UserError(f"{path} cannot be read: {failure}.") from failure
+        raise UserError(
+            f"{path} cannot be read: {failure}.",
+            "JSON knows no comment, and no comma before a closing bracket.",
+        ) from failure
     if not isinstance(found, dict):
         raise UserError(f"{path} should hold a JSON object.")
     problems = list(_shape_problems(found)) or list(_value_problems(found, folder))

@@ -165,6 +165,9 @@ def _set(plan: Plan, before: Run | None) -> dict[str, Any]:
 
 def _overrides(plan: Plan, config: Settings, meta: Metadata, before: Run | None) -> dict[str, Any]:
     """The settings to render; what the user sets stands above what follows from the plan."""
+    own = _set(plan, before)
+    if "out" in own:
+        raise UserError("out is not for --set.", "Kaggle keeps what lies in the working folder.")
     preset = (before.push.get("overrides") or {}).get("preset") if before else None
     overrides = {
         "preset": plan.preset or preset or DEFAULT_PRESET,
@@ -173,7 +176,7 @@ def _overrides(plan: Plan, config: Settings, meta: Metadata, before: Run | None)
         "require_gpu": meta.machine_shape != CPU,
         "time_budget": _budget(plan.timeout),
         **({"resume_from": INPUT} if plan.resume else {}),
-        **_set(plan, before),
+        **own,
     }
     budget = overrides["time_budget"]
     if type(budget) not in (int, float) or not 0 < budget < plan.timeout:

@@ -194,7 +194,10 @@ def record_submission(folder: Path, submission: dict[str, Any]) -> None:
 
 
 def submissions(folder: Path) -> list[dict[str, Any]]:
-    """The submissions noted in a folder, oldest first, with their latest news."""
+    """The submissions noted in a folder, oldest first, with their latest news.
+
+    One without a status is taken to wait for its score: Kaggle is asked, nothing is sent twice.
+    """
     found: dict[Any, dict[str, Any]] = {}
     path = folder / "submissions.jsonl"
     lines = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
@@ -204,12 +207,17 @@ def submissions(folder: Path) -> list[dict[str, Any]]:
             found[entry["ref"]] = found.get(entry["ref"], {}) | entry
         except (ValueError, KeyError, TypeError):
             continue  # a torn line
+    for entry in found.values():
+        for name, otherwise in (("at", ""), ("status", "PENDING")):
+            if not isinstance(entry.get(name), str):
+                entry[name] = otherwise
+        entry["score"] = number(entry, "score")
     return list(found.values())
 
 
 def every_submission() -> Iterator[Noted]:
     """All submissions, those that no run has made first."""
-    for folder in (root(), *(path.parent for path in root().glob("*/*/push.json"))):
+    for folder in (root(), *(path.parent for path in root().glob("*/*/submissions.jsonl"))):
         for entry in submissions(folder):
             yield folder, entry
 
@@ -229,7 +237,8 @@ def read(folder: Path) -> Run:
     Raises:
         UserError: the folder holds no valid entry.
     """
-    push = _read(folder / "push.json")
+    anew = f"tools runs --add OWNER/{folder.parent.name}/{folder.name}"
+    push = _read(folder / "push.json", anew)
     kernel, version = push.get("kernel"), push.get("version")
     settings = [push.get(name) for name in ("config", "overrides", "set")]
     if (
@@ -238,16 +247,19 @@ def read(folder: Path) -> Run:
         or type(version) is not int
         or not all(isinstance(found, dict | None) for found in settings)
     ):
-        raise UserError(f"{folder / 'push.json'} is no entry of a pushed kernel.")
-    return Run(
-        folder,
-        kernel,
-        version,
-        push,
-        _read(folder / "status.json"),
-        _read(folder / "outputs.json"),
-        submissions(folder),
-    )
+        raise _damaged(folder / "push.json", "is no entry of a pushed kernel", anew)
+    anew = f"tools status {folder.parent.name}/{folder.name}"
+    status = _read(folder / "status.json", anew)
+    if not all(isinstance(status.get(name, ""), str) for name in ("status", "failure", "at")):
+        raise _damaged(folder / "status.json", "holds no status", anew)
+    anew = f"tools fetch-outputs {folder.parent.name}/{folder.name}"
+    outputs = _read(folder / "outputs.json", anew)
+    files = outputs.get("files", [])
+    if not isinstance(files, list) or not all(
+        isinstance(file, dict) and isinstance(file.get("name", ""), str) for file in files
+    ):
+        raise _damaged(folder / "outputs.json", "holds no list of files", anew)
+    return Run(folder, kernel, version, push, status, outputs, submissions(folder))
 
 
 def every() -> list[Run]:
@@ -267,7 +279,7 @@ def find(reference: str | None = None) -> Run:
     The newest is of those that were pushed to run, if there is one.
 
     Raises:
-        UserError: there is no such run; the message lists those that there are.
+        UserError: there is no such run, or there are several; the message lists them.
     """
     known = every()
     if not known:
@@ -276,11 +288,15 @@ def find(reference: str | None = None) -> Run:
     if reference is None:
         return newest
     if match := _REFERENCE.fullmatch(reference):
-        kernel, version = match["kernel"] or newest.slug, int(match["version"])
-        for run in known:
-            if run.version == version and kernel in (run.slug, run.kernel):
-                return run
-    names_known = ", ".join(run.short for run in known[:5])
+        same = [run for run in known if run.version == int(match["version"])]
+        if kernel := match["kernel"]:
+            same = [run for run in same if kernel in (run.slug, run.kernel)]
+        if len(same) > 1:
+            names = " or ".join(run.short for run in same)
+            raise UserError(f"{reference!r} may be several runs.", f"Name one: {names}.")
+        if same:
+            return same[0]
+    names_known = ", ".join(run.short for run in known[:5]) + (", …" if len(known) > 5 else "")
     raise UserError(f"There is no run {reference!r} in the ledger.", f"There are {names_known}.")
 
 
@@ -288,19 +304,21 @@ def _place(kernel: str, version: int) -> Path:
     return root() / kernel.split("/")[1] / f"v{version}"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, anew: str) -> dict[str, Any]:
+    """The object in a file, nothing without one; ``anew`` is the command that makes the file."""
     if not path.is_file():
         return {}
     try:
         entry = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as failure:
-        raise UserError(
-            f"{path} cannot be read: {failure}.",
-            f"Repair it, or move {path.parent} out of {root()}.",
-        ) from failure
+        raise _damaged(path, f"cannot be read: {failure}", anew) from failure
     if not isinstance(entry, dict):
-        raise UserError(f"{path} holds no JSON object.", f"Move {path.parent} out of {root()}.")
+        raise _damaged(path, "holds no JSON object", anew)
     return entry
+
+
+def _damaged(path: Path, problem: str, anew: str) -> UserError:
+    return UserError(f"{path} {problem}.", f"Repair it, or delete it and make it anew: {anew}")
 
 
 def _write(path: Path, entry: dict[str, Any]) -> None:

@@ -52,6 +52,8 @@ class Settings:
                 f"competition = {self.competition!r} is not a competition's slug, "
                 "the last part of its address"
             )
+        if not self.data.strip():
+            raise ValueError("data names no folder")
         for name, choices in {
             "channel_order": ("bgr", "rgb"),
             "value_scale": ("unit", "minmax"),
@@ -137,7 +139,7 @@ def load(folder: Path | None = None) -> Settings:
     values: dict[str, Any] = {}
     if path.is_file():
         try:
-            found = tomllib.loads(path.read_text(encoding="utf-8"))
+            found = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except (RecursionError, ValueError) as failure:  # what is no UTF-8 too
             remedy = 'Text stands in quotes: name = "value".'
             raise UserError(f"{path} is no valid TOML: {failure}.", remedy) from failure
@@ -178,7 +180,7 @@ def store(folder: Path | None = None, **changes: Any) -> Path:
     except ValueError as failure:
         raise UserError(f"{failure}.") from failure
     try:
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        text = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
         document = tomlkit.parse(text)
     except (tomlkit.exceptions.TOMLKitError, UnicodeDecodeError) as failure:
         raise UserError(f"{path} is no valid TOML: {failure}.") from failure

@@ -141,6 +141,13 @@ class Versions:
             if version.number and not (version.run and not version.run.push.get("run", True))
         ]
         if not found:
+            saved = [str(version) for version in self._newest.values() if version.number]
+            if saved:
+                raise UserError(
+                    f"There is nothing to resume from: {' and '.join(saved)} did not run, and "
+                    "Kaggle attaches only what a kernel's newest version left.",
+                    f"Push without --resume; {BY_HAND}",
+                )
             raise UserError(f"There is nothing to resume from: {self.first.asked} has never run.")
         if len(found) == 1:
             return found[0]
