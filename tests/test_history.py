@@ -4,7 +4,7 @@ import pytest
 
 from tests.failures import failed
 from tests.peers.kaggle import Version
-from tools import runs
+from tools import console, runs
 
 KERNEL = "ada/pix2pix-inpainting"
 
@@ -46,6 +46,16 @@ def test_runs_stand_newest_first_with_what_they_changed_and_scored(tools, projec
     table = tools("runs").out
     for cell in ("v2", "steps=20", "0.1415", "0.912", "0.16737", "7 verified", "ERROR"):
         assert cell in table
+
+
+def test_in_a_narrow_terminal_every_column_stays_whole_in_several_lines(
+    tools, project, monkeypatch
+):
+    runs.record_push(KERNEL, 3, set={"width": 96})
+    monkeypatch.setattr(console.stdout, "width", 50)
+    lines = [line.split("│") for line in tools("runs").out.splitlines() if "│" in line]
+    columns = ["".join(cell.strip() for cell in column) for column in zip(*lines, strict=True)]
+    assert columns[1] == "pix2pix-inpainting/v3" and "width=96" in columns[-2]
 
 
 def test_partial_outputs_are_told_apart(tools, project):

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -22,6 +23,8 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+
+NARROWEST = 10  # of a column of words, before other columns are broken too
 
 stdout = Console(soft_wrap=True, highlight=False, emoji=False)
 stderr = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
@@ -86,16 +89,28 @@ def print_table(
 
     Where the terminal is narrow, columns of words are broken into lines before any other.
     """
-    table = Table(title=Text(title) if title else None, title_justify="left", title_style="bold")
-    for index, header in enumerate(headers):
-        left = index == 0 or header in words
-        whole = bool(words) and header not in words
-        table.add_column(
-            header, justify="left" if left else "right", overflow="fold", no_wrap=whole
-        )
-    for row in rows:
-        table.add_row(*map(Text, row))  # names from outside are no markup
-    stdout.print(table, soft_wrap=False)
+    cells = [list(map(Text, row)) for row in rows]  # names from outside are no markup
+
+    def table(whole: bool) -> Table:
+        made = Table()
+        for index, header in enumerate(headers):
+            left, wordy = index == 0 or header in words, header in words
+            made.add_column(
+                header,
+                justify="left" if left else "right",
+                overflow="fold",
+                min_width=NARROWEST if whole and wordy else None,
+                no_wrap=whole and not wordy,
+            )
+        for row in cells:
+            made.add_row(*row)
+        return made
+
+    if title:
+        stdout.print(Text(title, style="bold"))
+    wide = stdout.options.update(width=10_000)
+    fits = Measurement.get(stdout, wide, table(bool(words))).minimum <= stdout.width
+    stdout.print(table(bool(words) and fits), soft_wrap=False)
 
 
 def figure(value: float | None, digits: int) -> str:
