@@ -110,16 +110,29 @@ def test_without_credentials_the_local_checks_are_done(tools, server, project, m
     assert done.err == "error: 1 of 10 checks failed: credentials.\n"
 
 
-def test_a_damaged_file_of_credentials_is_named(server, project, python, tmp_path, monkeypatch):
+@pytest.mark.parametrize("text", ['{"username": "ada", "key": ', "[]"])
+def test_a_damaged_file_of_credentials_is_named(
+    server, project, python, tmp_path, monkeypatch, text
+):
     monkeypatch.delenv("KAGGLE_KEY")
     monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path))
     file = tmp_path / "kaggle.json"
-    file.write_text('{"username": "ada", "key": ')
+    file.write_text(text)
     file.chmod(0o600)
     command = [python, "-m", "tools", "doctor", "--json"]
     done = subprocess.run(command, capture_output=True, text=True)
     words = {finding["check"]: finding["words"] for finding in json.loads(done.stdout)}
     assert f"{file} holds no user name and key. Make a token" in words["credentials"]
+
+
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbfKGAT_1", b"\xff\xfe", b"KGAT_1\nKGAT_2\n"])
+def test_an_access_token_that_is_none_is_told(tools, server, project, content):
+    file = Path.home() / ".kaggle" / "access_token"
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(content)
+    file.chmod(0o600)
+    words = findings(tools("doctor", "--json"))["credentials"]["words"]
+    assert words.startswith("The access token ") and "Make a token" in words
 
 
 def test_a_key_that_kaggle_does_not_accept_is_told(tools, server, project):

@@ -111,7 +111,25 @@ def test_missing_rows_are_counted_and_the_first_is_named(holes, tmp_path):
         submission_file.check(path, holes)
 
 
-@pytest.mark.parametrize("header", ["id,value", "\ufefffilename_box_pixel,value", "<html>", "\n"])
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (b"\xef\xbb\xbf", r"s\.csv begins with a byte order mark"),
+        (gzip.compress(b"x"), r"s\.csv is compressed\. Name it s\.csv\.gz"),
+    ],
+)
+def test_what_another_program_made_of_the_file_is_told(holes, tmp_path, start, message):
+    path = tmp_path / "s.csv"
+    path.write_bytes(start + "\n".join(rows()).encode())
+    with pytest.raises(UserError, match=message):
+        submission_file.check(path, holes)
+    twice = tmp_path / "s.csv.gz"
+    twice.write_bytes(gzip.compress(gzip.compress(b"x")))
+    with pytest.raises(UserError, match=r"s\.csv\.gz is compressed twice"):
+        submission_file.check(twice, holes)
+
+
+@pytest.mark.parametrize("header", ["id,value", "<html>", "\n"])
 def test_other_columns_are_refused_at_line_1(holes, tmp_path, header):
     path = tmp_path / "s.csv"
     path.write_text("\n".join([header, *rows()]), encoding="utf-8")
@@ -131,13 +149,15 @@ def test_an_empty_file_a_wrong_suffix_and_no_file_are_told_apart(holes, tmp_path
             submission_file.check(tmp_path / name, holes)
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "plain"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "changed", "plain"])
 def test_a_damaged_compressed_file_fails_verification(holes, tmp_path, damage):
     path = write_submission(tmp_path / "s.csv.gz")
     whole = path.read_bytes()
     middle = len(whole) // 2
     flipped = whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]
-    damages = {"cut": whole[:middle], "flipped": flipped, "plain": gzip.decompress(whole)}
+    text = gzip.decompress(whole)
+    changed = gzip.compress(text.replace(b"box1", b"box7", 1))[:-8] + whole[-8:]  # but for its sum
+    damages = {"cut": whole[:middle], "flipped": flipped, "changed": changed, "plain": text}
     path.write_bytes(damages[damage])
     with pytest.raises(VerificationError, match=r"s\.csv\.gz is cut off or damaged"):
         submission_file.check(path, holes)

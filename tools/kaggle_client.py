@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from tools import patience
 from tools.console import plain
 from tools.errors import NetworkError, RefusedError, SignInError, ToolsError, UserError
+from tools.files import parse_json
 from tools.settings import Settings
 
 T = TypeVar("T")
@@ -60,6 +61,7 @@ class Kaggle:
         self._renewing = threading.Lock()
         self.patience = pauses or patience.Patience(settings.retry_seconds)
         self._api = _api_class()(settings)
+        _check_token()
         said = io.StringIO()
         try:
             with contextlib.redirect_stdout(said):
@@ -72,6 +74,12 @@ class Kaggle:
             if os.path.isfile(file := self._api.config):
                 raise SignInError(f"{file} holds no user name and key.", SIGN_IN) from None
             raise SignInError("There are no Kaggle credentials.", SIGN_IN) from None
+        except RefusedError as failure:
+            file = self._api.config
+            if isinstance(failure.__cause__, ODD) and os.path.isfile(file):
+                if not _holds_key(Path(file)):
+                    raise SignInError(f"{file} holds no user name and key.", SIGN_IN) from None
+            raise
         self.key_file = Path(self._api.config)
         self.user = str(self._api.config_values.get("username", ""))
         if not re.fullmatch(r"[A-Za-z0-9_-]+", self.user):
@@ -225,9 +233,29 @@ class Kaggle:
         from kagglesdk import get_access_token_from_env
 
         values = [self._api.config_values.get(name) for name in ("key", "token", "api_token")]
-        for secret in [*values, get_access_token_from_env()[0]]:
-            text = text.replace(secret, "…") if secret else text
+        for secret in filter(None, [*values, get_access_token_from_env()[0]]):
+            text = text.replace(str(secret), "…")
         return re.sub(r"https?://\S+", "its address", text)
+
+
+def _check_token() -> None:
+    """Refuse an access token that Kaggle's client would fail on with words about something else."""
+    from kagglesdk import get_access_token_from_env
+
+    try:
+        token, _ = get_access_token_from_env()
+    except (OSError, ValueError) as failure:
+        raise SignInError(f"The access token cannot be read: {plain(failure)}.", SIGN_IN) from None
+    if token and not re.fullmatch(r"[!-~]+", token):
+        raise SignInError("The access token is not one line of plain letters.", SIGN_IN)
+
+
+def _holds_key(file: Path) -> bool:
+    try:
+        keys = parse_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(keys, dict) and all(isinstance(keys.get(k), str) for k in ("username", "key"))
 
 
 @functools.cache

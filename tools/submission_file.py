@@ -7,6 +7,7 @@ so 6.75 million rows take seconds and little memory, in whatever order they stan
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -78,8 +79,13 @@ def _read(path: Path, checker: _Checker) -> CheckedFile:
         with path.open("rb") as raw:
             hashed: Any = _Hashed(raw, digest)
             source = gzip.GzipFile(fileobj=hashed) if path.suffix == ".gz" else hashed
-            for lines in _blocks(source, path):
-                checker.feed(lines)
+            try:
+                for lines in _blocks(source, path):
+                    checker.feed(lines)
+            except UserError:
+                while path.suffix == ".gz" and source.read(_BLOCK):
+                    pass  # where the file is damaged, which its end tells, that is what is wrong
+                raise
             size = raw.tell()
     except (EOFError, gzip.BadGzipFile, zlib.error) as failure:
         raise VerificationError(
@@ -114,6 +120,14 @@ def _blocks(source: Any, path: Path) -> Iterator[np.ndarray]:
         data = rest + data
         if not header:
             first, newline, data = data.partition(b"\n")
+            if first.startswith(b"\x1f\x8b"):
+                again = path.suffix == ".gz"
+                raise UserError(
+                    f"{path} is compressed{' twice' if again else ''}.",
+                    "Compress it once." if again else f"Name it {path.name}.gz.",
+                )
+            if first.startswith(b"\xef\xbb\xbf"):
+                raise UserError(f"{path} begins with a byte order mark.", "Save it without.")
             if first.rstrip(b"\r") != HEADER:
                 raise UserError(
                     f"{path}, line 1: the columns are {_shown(first)}, not {HEADER.decode()!r}.",
@@ -228,10 +242,11 @@ class _Checker:
                 f"{where}: {_shown(identifier)} is no pixel of a hole in {self.holes.source}.",
                 "Write the submission for this test set, or name the right one with --data DIR.",
             )
-        raise UserError(
-            f"{where}: {_shown(value)} is not a number in [0, 1].",
-            "Divide values of 0 to 255 by 255, and clip what lies outside.",
-        )
+        remedy = "Every value of a hole needs one."
+        with contextlib.suppress(ValueError):
+            if math.isfinite(float(value)):
+                remedy = "Divide values of 0 to 255 by 255, and clip what lies outside."
+        raise UserError(f"{where}: {_shown(value)} is not a number in [0, 1].", remedy)
 
     def _report_repeated(self, index: np.ndarray, lines: np.ndarray, bad: int) -> None:
         """Say which row appears twice, and where."""
