@@ -165,8 +165,8 @@ class Config:
         "Adam.", low=0, high=0.9999)
     beta_2: float = setting(0.999, "Adam's decay of the mean square, likewise.", low=0,
         high=0.999999)
-    schedule: str = setting("constant", "Of the learning rate over all steps.",
-        choices=("constant", "cosine"), session=True)
+    schedule: str = setting("constant", "Of the learning rate over all steps; trapezoid stays, and "
+        "falls to 0 over the last 30 %.", choices=("constant", "trapezoid", "cosine"), session=True)
     warmup: int = setting(0, "Steps over which the learning rate rises from 0.", low=0)
     clip_norm: float = setting(0.0, "Largest norm of a network's gradient; 0: any.", low=0)
     ema: float = setting(0.0, "Decay of the averaged weights that predict, at most "
@@ -286,7 +286,8 @@ BEST: dict[str, Any] = {
     "rate_batch": 16,
     "beta_1": 0.9,
     "beta_2": 0.99,
-    "warmup": 200,  # then it stays: the averaged weights do what a falling rate would
+    "schedule": "trapezoid",
+    "warmup": 200,
     "clip_norm": 1.0,
     "ema": 0.999,
     "predict_in_training_mode": False,
@@ -1757,6 +1758,25 @@ def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
     return rows, whole // rows
 
 
+class Trapezoid(keras.optimizers.schedules.LearningRateSchedule):
+    """A rate that rises over ``warmup`` steps, stays, and falls to 0 over the last 30 %.
+
+    How far it falls matters little to how it got there, so that a run may be sent on (Haegele et
+    al. 2024, arXiv:2405.18392).
+    """
+
+    def __init__(self, rate: float, warmup: int, steps: int) -> None:
+        self.rate, self.warmup, self.steps = rate, warmup, steps
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        """The rate of a step."""
+        step = tf.cast(step, tf.float32)
+        rise = step / self.warmup if self.warmup else 1.0
+        return self.rate * tf.clip_by_value(
+            tf.minimum(rise, (self.steps - step) / max(1.0, 0.3 * self.steps)), 0.0, 1.0
+        )
+
+
 # %% Losses and one training step
 
 # The generator's total and its three parts; the discriminator's.
@@ -1855,6 +1875,8 @@ class Pix2Pix:
                 warmup_target=rate if config.warmup else None,
                 warmup_steps=config.warmup,
             )
+        elif config.schedule == "trapezoid":
+            rate = Trapezoid(rate, config.warmup, config.steps)
         elif config.warmup:
             rate = schedules.PolynomialDecay(0.0, config.warmup, rate)  # a line, up, that ends
         muon = config.optimizer == "muon" and generates

@@ -95,7 +95,12 @@ def test_a_gradient_longer_than_clip_norm_is_scaled_to_it_and_a_shorter_one_is_l
 
 
 @pytest.mark.parametrize(
-    ("schedule", "rates"), [("constant", [0, 1, 2, 2, 2]), ("cosine", [0, 1, 2, 1, 0])]
+    ("schedule", "rates"),
+    [
+        ("constant", [0, 1, 2, 2, 2]),
+        ("trapezoid", [0, 1, 2, 2, 0]),
+        ("cosine", [0, 1, 2, 1, 0]),
+    ],
 )
 def test_the_rate_rises_from_0_and_then_stays_or_falls_to_0(pix2pix, schedule, rates):
     settings = {"schedule": schedule, "warmup": 10, "steps": 50, "learning_rate": 2.0}
