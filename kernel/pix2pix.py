@@ -1759,10 +1759,9 @@ def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
 
 
 class Trapezoid(keras.optimizers.schedules.LearningRateSchedule):
-    """A rate that rises over ``warmup`` steps, stays, and falls to 0 over the last 30 %.
+    """A rate that rises over ``warmup`` steps, stays, and falls to 0 over the last 30 % of all.
 
-    How far it falls matters little to how it got there, so that a run may be sent on (Haegele et
-    al. 2024, arXiv:2405.18392).
+    After Haegele et al. 2024, arXiv:2405.18392.
     """
 
     def __init__(self, rate: float, warmup: int, steps: int) -> None:
