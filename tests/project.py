@@ -25,13 +25,16 @@ CONFIG = {
     "resume_from": "",
     "require_gpu": False,
     "note": "",
+    "width": 64,
+    "data": "",
+    "start_from": "",
 }
 for name, value in OVERRIDES.items():
     if type(value) is not type(CONFIG.get(name)):
         sys.exit(f"error: {name} = {value!r} is not a setting; there are {', '.join(CONFIG)}.")
 if "--print-config" in sys.argv:
     config = CONFIG | OVERRIDES
-    run = {name: config.pop(name) for name in ("preset", "predictor")}
+    run = {name: config.pop(name) for name in ("preset", "predictor", "width", "start_from")}
     print(json.dumps({"run": run, "session": config}))
 '''
 

@@ -86,6 +86,9 @@ def test_a_version_that_was_only_saved_is_told_to_stand_before_what_ran(tools, s
         (["--accelerator", "NvidiaTeslaP100"], "NvidiaTeslaP100 is retired"),
         (["--set", "time_budget=9.5"], "time_budget = 9.5 should be hours, fewer than the 9"),
         (["--set", "out=elsewhere"], "out is not for --set"),
+        (["--set", "preset=report"], "preset is not for --set. Name it with --preset."),
+        (["--set", "data=data"], "data = 'data' is no folder that Kaggle sees. Name what it"),
+        (["--set", "members=/kaggle/input/a,b"], "give --set members=/kaggle/input."),
         (["--resume"], "has never run"),
     ],
 )
@@ -405,6 +408,28 @@ def test_resuming_with_what_makes_another_run_is_told_before_the_push(tools, ser
     assert f"predictor = 'mean': {KERNEL} v1 began with 'model'" in done.err
     assert "without --resume" in done.err
     assert len(server.called("SaveKernel")) == 1
+
+
+def test_another_preset_begins_a_training_with_the_network_of_the_last_version(
+    tools, server, project
+):
+    server.on_push = ended
+    assert tools("push-kernel", "--set", "width=96", "--set", "steps=777").code == 0
+    runs.record_outputs(runs.find(), ended="complete", steps=777)
+    done = tools("push-kernel", "--resume", "--preset", "perceptual", "--set", "note=sharp")
+    assert (done.code, done.out) == (0, f"{KERNEL}-resumed/v1\n"), done.err
+    told = f"Preset perceptual begins with the network of {KERNEL} v1, set as there: width=96."
+    assert told in done.err
+    assert server.called("SaveKernel")[-1]["kernelDataSources"] == [KERNEL]
+    overrides = runs.find().push["overrides"]
+    assert (overrides["start_from"], overrides["width"]) == ("/kaggle/input", 96)
+    assert {"resume_from", "steps"}.isdisjoint(overrides)
+
+    done = tools("push-kernel", "--resume", "--set", "steps=2000")
+    assert (done.code, done.out) == (0, f"{KERNEL}/v2\n"), done.err
+    overrides = runs.find().push["overrides"]
+    assert (overrides["preset"], overrides["note"]) == ("perceptual", "sharp")
+    assert overrides["resume_from"] == overrides["start_from"] == "/kaggle/input"
 
 
 def test_resuming_what_has_done_all_its_steps_takes_more_of_them(tools, server, project):

@@ -268,7 +268,7 @@ def push_kernel(
         str | None,
         typer.Option(
             help="Settings to start from: report, best or perceptual.",
-            show_default="best; with --resume, its own",
+            show_default="best; with --resume, the last version's",
         ),
     ] = None,
     set_: Annotated[
@@ -286,7 +286,12 @@ def push_kernel(
         typer.Option(min=0.1, max=12, metavar="HOURS", help="After which Kaggle stops the run."),
     ] = SESSION_HOURS,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the training of the last version.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the training of the last version; with another --preset, begin one "
+            "with its network.",
+        ),
     ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the run has ended.")] = False,
     notebook: Annotated[

@@ -23,6 +23,12 @@ from tools.versions import INPUT, RESUMED, Version, Versions
 
 MARGIN_HOURS = 0.25
 DEFAULT_PRESET = "best"
+NOT_FOR_SET = {
+    "out": "Kaggle keeps what lies in the working folder.",
+    "preset": "Name it with --preset.",
+}
+FOLDERS = ("data", "members", "resume_from", "start_from")  # settings that name one, or several
+SEEN_BY_KAGGLE = ("/kaggle/", "gs://")
 
 Configured = tuple[dict[str, Any], render.Config]  # what is rendered, and what comes of it
 
@@ -31,7 +37,7 @@ Configured = tuple[dict[str, Any], render.Config]  # what is rendered, and what 
 class Plan:
     """What to push, and how."""
 
-    preset: str  # empty: the default one, or that of the version gone on with
+    preset: str  # empty: the default one, or that of the version gone on from
     settings: Sequence[str]
     accelerator: str
     timeout: float  # hours
@@ -39,6 +45,27 @@ class Plan:
     notebook: bool
     no_run: bool
     force: bool
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """What the user sets.
+
+        Raises:
+            UserError: a setting is not for Kaggle, or names a folder that Kaggle does not see.
+        """
+        own = render.parse_settings(self.settings)
+        for name, remedy in NOT_FOR_SET.items():
+            if name in own:
+                raise UserError(f"{name} is not for --set.", remedy)
+        for name in FOLDERS:
+            told = str(own.get(name, ""))
+            if told and not all(path.startswith(SEEN_BY_KAGGLE) for path in told.split(",")):
+                raise UserError(
+                    f"{name} = {told!r} is no folder that Kaggle sees.",
+                    "Name what it holds as a source in kernel-metadata.json, and give "
+                    f"--set {name}={INPUT}.",
+                )
+        return own
 
 
 @dataclass(frozen=True)
@@ -59,13 +86,13 @@ class Project:
             meta = dataclasses.replace(meta, machine_shape=metadata.accelerator(accelerator))
         return cls(folder, config, meta, render.read(meta.code_file))
 
-    def configure(self, plan: Plan, before: Run | None) -> Configured:
-        """The settings to render, and all that the kernel makes of them.
+    def configure(self, plan: Plan, own: dict[str, Any]) -> Configured:
+        """The settings to render, with the user's ``own``, and all that the kernel makes of them.
 
         Raises:
             UserError: the kernel does not take them.
         """
-        overrides = _overrides(plan, self.config, self.meta, before)
+        overrides = _overrides(plan, self.config, self.meta, own)
         return overrides, render.effective_config(
             render.render(self.source, overrides), self.folder
         )
@@ -94,9 +121,9 @@ def push(plan: Plan) -> Run:
         RefusedError: Kaggle did not take it, or runs it without one of its sources.
         UncertainError: the connection broke, and Kaggle does not show whether it took it.
     """
-    project = Project.load(plan.accelerator)
+    project, own = Project.load(plan.accelerator), plan.own
     # Before anything is asked, so that a mistake is told at once.
-    configured = None if plan.resume else project.configure(plan, None)
+    configured = None if plan.resume else project.configure(plan, own)
     kaggle = Kaggle(project.config)
     if project.meta.owner and project.meta.owner != kaggle.user:
         raise UserError(
@@ -120,8 +147,9 @@ def _push(
     last = versions.other(before) if before else versions.first
     if not plan.no_run and not plan.force:
         versions.refuse_while_running()
-    overrides, effective = configured or project.configure(plan, earlier)
-    if earlier:
+    plan, own = _going_on(plan, project, earlier) if earlier else (plan, plan.own)
+    overrides, effective = configured or project.configure(plan, own)
+    if earlier and plan.resume:
         _refuse_another_run(effective, earlier, plan)
     quota = None
     if project.meta.machine_shape != CPU and not plan.no_run:
@@ -138,7 +166,7 @@ def _push(
         console.note(f"{quota.left:.1f} h of GPU time are left this week{ends}.")
     if pushed.kernel != last.kernel:
         console.note(f"Kaggle did not name it {last.kernel}; the next push goes there as well.")
-    if not plan.resume and len(_title(project.meta, last.kernel)) > TITLE_LENGTH - len(RESUMED):
+    if not before and len(_title(project.meta, last.kernel)) > TITLE_LENGTH - len(RESUMED):
         console.note(f"Its title leaves no room for --resume, which adds {RESUMED!r}: shorten it.")
     run = runs.record_push(
         pushed.kernel,
@@ -147,7 +175,7 @@ def _push(
         url=pushed.url,
         script_sha256=hashlib.sha256(text.encode()).hexdigest(),
         overrides=overrides,
-        set=_set(plan, earlier),
+        set=own,
         config=effective.all and effective.all | {"time_budget": overrides["time_budget"]},
         accelerator=project.meta.machine_shape,
         run=not plan.no_run,
@@ -157,20 +185,30 @@ def _push(
     return run, pushed
 
 
-def _set(plan: Plan, before: Run | None) -> dict[str, Any]:
-    """What the user sets, now or for the version that is gone on with."""
-    earlier = (before.push.get("set") or {}) if before else {}
-    return {**earlier, **render.parse_settings(plan.settings)}
+def _going_on(plan: Plan, project: Project, before: Run) -> tuple[Plan, dict[str, Any]]:
+    """What is planned, and all that the user has set, where it goes on from a version.
+
+    With another preset a new training begins, with that version's network. It keeps what was set
+    for the run itself, as the network's width, and not what each session may change, as the steps.
+    """
+    kept = before.push.get("set") or {}
+    preset = (before.push.get("overrides") or {}).get("preset")
+    if not preset or plan.preset in ("", preset):
+        return dataclasses.replace(plan, preset=plan.preset or preset or ""), {**kept, **plan.own}
+    plan = dataclasses.replace(plan, resume=False)
+    if kept:
+        _, effective = project.configure(plan, plan.own)
+        kept = {name: value for name, value in kept.items() if name in effective.run}
+    said = ", ".join(f"{name}={value}" for name, value in kept.items())
+    also = f", set as there: {said}" if said else ""
+    console.note(f"Preset {plan.preset} begins with the network of {before}{also}.")
+    return plan, {**kept, "start_from": INPUT, **plan.own}
 
 
-def _overrides(plan: Plan, config: Settings, meta: Metadata, before: Run | None) -> dict[str, Any]:
+def _overrides(plan: Plan, config: Settings, meta: Metadata, own: dict[str, Any]) -> dict[str, Any]:
     """The settings to render; what the user sets stands above what follows from the plan."""
-    own = _set(plan, before)
-    if "out" in own:
-        raise UserError("out is not for --set.", "Kaggle keeps what lies in the working folder.")
-    preset = (before.push.get("overrides") or {}).get("preset") if before else None
     overrides = {
-        "preset": plan.preset or preset or DEFAULT_PRESET,
+        "preset": plan.preset or DEFAULT_PRESET,
         "channel_order": config.channel_order,
         "value_scale": config.value_scale,
         "require_gpu": meta.machine_shape != CPU,
