@@ -2553,8 +2553,9 @@ def draw_losses(out: Path) -> None:
     steps = [int(row["step"]) for row in rows]
     figure = Figure((9, 7), layout="constrained")
     above, below = figure.subplots(2, sharex=True)
-    for name in LOSSES:
-        values = [float(row[name]) for row in rows]
+    # A total of one part is drawn as that part.
+    losses = {tuple(float(row[name]) for row in rows): name for name in LOSSES}
+    for values, name in losses.items():
         if any(values):  # a loss that is switched off is 0
             above.plot(steps, values, label=name, linewidth=1)
     above.set(ylabel="loss", yscale="log")
