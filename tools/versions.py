@@ -1,7 +1,7 @@
 """Versions of the project's kernel on Kaggle: those that run, the one to go on from, the next.
 
-Kaggle has been seen to attach neither a kernel's output to the kernel itself nor what a version
-left that failed. So a training goes back and forth between two kernels, ``slug`` and
+By others' accounts Kaggle attaches neither a kernel's output to the kernel itself nor what a
+version left that failed. So a training goes back and forth between two kernels, ``slug`` and
 ``slug-resumed``, each of which goes on from the other.
 """
 
