@@ -33,13 +33,13 @@ def test_one_folder_is_told_from_the_destinations_elsewhere():
     folder, elsewhere = split(["gs://team/a", "models", "drive:1AbC"])
     assert str(folder) == "models"
     assert elsewhere == ["gs://team/a", "drive:1AbC"]
-    assert split([r"C:\models"])[1] == []
     with pytest.raises(UserError, match="2 folders: models, other"):
         split(["models", "other"])
 
 
 @pytest.mark.parametrize(
-    "address", ["s3://bucket/x", "ftp://host", "gdrive:abc", "GS://bucket/x", "Drive:x"]
+    "address",
+    ["s3://bucket/x", "ftp://host", "gdrive:abc", "GS://bucket/x", "Drive:x", r"C:\models", ""],
 )
 def test_an_unknown_kind_of_destination_is_refused(address):
     assert split([address]) == (None, [address])

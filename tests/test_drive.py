@@ -272,3 +272,20 @@ def test_an_answer_that_is_no_text_is_asked_for_again(drive, make, monkeypatch):
     assert deliver(file, ORIGIN, connect("drive:root")).sent
     assert not garbled
     assert drive.tree() == bytes_of([file])
+
+
+def test_a_name_in_other_letters_is_another_file(drive, make):
+    theirs, ours = make({"Generator.h5": 80, "generator.h5": 90})
+    assert deliver(theirs, ORIGIN, connect("drive:root")).sent
+    drive.page_size = 1
+    for sent in (True, False):
+        assert deliver(ours, ORIGIN, connect("drive:root"), overwrite=True).sent is sent
+    assert drive.tree() == bytes_of([theirs, ours])
+
+
+def test_folders_that_two_destinations_share_are_made_once(drive, make):
+    files = make(FILES)
+    addresses = ["drive:root/runs/latest", "drive:root/runs/v3"]
+    upload(files, ORIGIN, ready(addresses, ORIGIN))
+    folders = [file.name for file in drive.files.values() if file.content is None]
+    assert folders.count("runs") == 1

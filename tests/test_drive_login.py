@@ -181,8 +181,10 @@ def test_without_a_browser_the_address_is_printed_and_the_end_is_pasted(
     assert token_file().exists() is not tampered
 
 
-def test_an_empty_paste_is_an_error_and_not_a_wait(drive, client, python):
+@pytest.mark.parametrize("pasted", ["", "\n", "hello\n", "http://localhost:1/\n"])
+def test_a_paste_of_something_else_is_an_error_and_not_a_wait(drive, client, python, pasted):
     command = [python, "-m", "tools", "drive-login", str(client), "--no-browser"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    done = subprocess.run(command, input=pasted, capture_output=True, text=True)
     assert done.returncode == 7
-    assert "No address was pasted" in done.stderr
+    assert "That is not the address where the browser ended. Run" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -259,4 +259,5 @@ def test_a_file_in_the_place_of_the_folder_is_left_alone(tools, project, server)
     assert done.code == 1
     assert "mine.csv is a file. Name a folder with --to." in done.err
     assert (project / "mine.csv").read_text() == "mine"
+    assert "--to is empty." in tools("fetch-data", "--to", "").err
     assert server.calls == []

@@ -37,6 +37,14 @@ def test_a_file_is_as_open_to_others_as_the_person_has_chosen(python, tmp_path):
         assert S_IMODE(path.stat().st_mode) == mode
 
 
+def test_a_disk_without_modes_is_written_to(tmp_path, monkeypatch):
+    def refused(*arguments):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chmod", refused)
+    assert write_whole(tmp_path / "a.json", "one").read_text() == "one"
+
+
 def test_the_file_and_then_its_name_outlast_a_power_cut(tmp_path, monkeypatch):
     done = []
     for name in ("fsync", "replace"):

@@ -156,6 +156,13 @@ def test_odd_events_of_a_live_log_are_shown_as_they_are(kernels, version, server
     assert follow(kernels) == [DEEP, "two", '{"data": 5}']
 
 
+def test_an_event_whose_end_is_missing_is_told_when_it_is_whole(kernels, version, server):
+    whole = 'data: {"stream_name": "stdout", "time": 1.5, "data": "one\\n"}\n\n'
+    cut = (whole + 'data: {"stream_name": "stderr", "tim').encode()
+    server.faults["logs"] = [Reply(200, cut, {"Content-Type": "text/event-stream"})]
+    assert follow(kernels) == ["one", "zwölf ☃", "three", "four"]
+
+
 def test_pauses_grow_while_nothing_comes_and_shrink_when_something_does(kernels, version, server):
     server.faults["logs"] = [Cut(0), Cut(0), Cut(1), Cut(1)]
     pauses = []

@@ -387,6 +387,7 @@ def test_a_link_in_the_folder_is_not_followed(tools, version, project, tmp_path)
     (project / "models" / "tensorboard").symlink_to(tmp_path / "elsewhere")
     done = tools("fetch-outputs", "--to", "models")
     assert done.code == 8
+    assert "models/tensorboard is a link, and links are not followed. Put" in done.err
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
@@ -424,6 +425,17 @@ def test_a_run_without_any_output_exits_8(tools, version, there):
     done = tools("fetch-outputs")
     assert done.code == 8
     assert there() == []
+
+
+def test_a_run_that_is_here_stays_whole_when_kaggle_lists_nothing(tools, version):
+    assert tools("fetch-outputs").code == 0
+    version.outputs = {}
+    assert tools("fetch-outputs").code == 0
+    assert runs.find().outputs["complete"] is True
+    (runs.find().folder / "outputs" / "generator.h5").write_bytes(b"changed")
+    done = tools("fetch-outputs")
+    assert (done.code, "does not list generator.h5, which the run wrote" in done.err) == (8, True)
+    assert runs.find().outputs["complete"] is False
 
 
 def test_a_file_that_the_record_names_but_kaggle_does_not_list_exits_8(tools, version):
@@ -465,6 +477,8 @@ def test_training_that_was_stopped_early_is_told(tools, version):
     assert done.code == 0
     assert "go on with it: tools push-kernel --resume" in done.err
     assert runs.find().outputs["ended"] == "stopped"
+    runs.record_push(KERNEL, 2)
+    assert "--resume" not in tools("fetch-outputs", "v1").err
 
 
 def test_a_network_that_stays_away_exits_6_and_what_came_is_gone_on_with(

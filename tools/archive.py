@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.errors import UserError, VerificationError
-from tools.files import ORDINARY, Names, inside
+from tools.files import Names, inside, let_be_read, safe
 
 MOST_FILES = 200_000
 MOST_BYTES = 32 << 30
@@ -215,7 +215,7 @@ def _write(archive: zipfile.ZipFile, member: Member, folder: Path) -> None:
     try:
         with os.fdopen(handle, "wb") as file, archive.open(member.info) as packed:
             shutil.copyfileobj(packed, file, _CHUNK)
-        os.chmod(part, ORDINARY)
+        let_be_read(part)
         os.replace(part, member.target)
     finally:
         Path(part).unlink(missing_ok=True)
@@ -231,10 +231,9 @@ def _safe_target(info: zipfile.ZipInfo, folder: Path) -> Path:
         raise _refused(f"{ascii(name)} is encrypted")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise _refused(f"{ascii(name)} is compressed in a rare way ({info.compress_type})")
-    try:
-        return inside(folder, name.removesuffix("/"))
-    except VerificationError as unsafe:
-        raise _refused(unsafe.message.rstrip(".")) from None
+    if not safe(name.removesuffix("/")):
+        raise _refused(f"the name {ascii(name)} is not safe to write below {folder}")
+    return inside(folder, name.removesuffix("/"))
 
 
 def _is_there(member: Member) -> bool:

@@ -227,7 +227,7 @@ def sweep(
 @app.command("fetch-data")
 def fetch_data(
     to: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="DIR",
             help="Where to put it; becomes the setting `data`, which is `data` at first.",

@@ -28,12 +28,14 @@ class Fetched:
     size: int
 
 
-def run(to: Path | None, as_json: bool) -> None:
+def run(to: str | None, as_json: bool) -> None:
     """Fetch what is missing of the competition's data, and remember where it is."""
+    if to is not None and not to.strip():
+        raise UserError("--to is empty.", "Name a folder, or leave it out.")
     project = settings.project_folder()
     chosen = settings.load(project)
     usual = chosen.data_folder(project)
-    folder = at_home(to) if to is not None else usual
+    folder = at_home(Path(to)) if to is not None else usual
     competition = chosen.required_competition()
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file.", "Name a folder with --to.")

@@ -21,7 +21,7 @@ from rich.progress import Progress, TaskID
 
 from tools import console, manifest
 from tools.errors import ToolsError, UserError, VerificationError
-from tools.files import ORDINARY, at_home, sha256
+from tools.files import at_home, let_be_read, sha256
 from tools.remote import (
     RUN_AGAIN,
     CorruptedError,
@@ -33,8 +33,8 @@ from tools.remote import (
     changed_meanwhile,
 )
 
-# Of two letters or more: a single one is a drive of Windows. In capitals it is no folder either.
-_SCHEME = re.compile(r"[a-z][a-z0-9+.-]+:", re.IGNORECASE)
+# In capitals it is no folder either; a single letter is a drive of Windows.
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 
 WORKERS = 4
 """Files on the way at a time; each holds one chunk of 8 MiB in memory."""
@@ -99,8 +99,7 @@ class LocalFolder:
                 stored = self._stored(part)
                 if not stored.holds(file):
                     raise CorruptedError
-                with contextlib.suppress(OSError):  # a disk without modes
-                    part.chmod(ORDINARY)
+                let_be_read(part)
                 if there is not None and self.find(file.name) == there:
                     os.replace(part, path)
                 elif not _name(part, path) and not self._stored(path).holds(file):
@@ -174,10 +173,10 @@ def connect(address: str, overwrite: bool = False) -> Destination:
         from tools.drive import DriveFolder
 
         return DriveFolder(address)
-    if _SCHEME.match(address):
+    if _SCHEME.match(address) or not address.strip():
         raise UserError(
             f"{address!r} is no destination.",
-            "There are gs://bucket/prefix, drive:FOLDER_ID and folders.",
+            "There are gs://bucket/prefix, drive:FOLDER_ID and folders, which WSL has as /mnt/c/….",
         )
     return LocalFolder(address)
 
@@ -197,7 +196,7 @@ def split(addresses: Sequence[str]) -> tuple[Path | None, list[str]]:
     Raises:
         UserError: there are several folders.
     """
-    elsewhere = [address for address in addresses if _SCHEME.match(address)]
+    elsewhere = [address for address in addresses if _SCHEME.match(address) or not address.strip()]
     folders = [address for address in addresses if address not in elsewhere]
     if len(folders) > 1:
         raise UserError(f"--to names {len(folders)} folders: {', '.join(folders)}.", "Name one.")

@@ -46,7 +46,7 @@ except ModuleNotFoundError:
 
 SCHEME = "drive:"
 FOLDER = "application/vnd.google-apps.folder"
-STORED = "id,size,md5Checksum,sha256Checksum,appProperties"
+STORED = "id,name,size,md5Checksum,sha256Checksum,appProperties"
 
 TIMEOUT = 240
 """Seconds for one chunk to leave this machine, and for an answer to arrive: 8 MiB at 35 kB/s."""
@@ -55,6 +55,10 @@ ASK, SEND = Retry(is_passing, timeout=30), Retry(is_passing, timeout=600)
 """How long a lost network is waited for: a question is short, an upload outlasts a train tunnel."""
 
 ATTEMPTS = 3
+
+
+_making = threading.Lock()
+"""Held while folders are looked up and made: destinations may share some, and threads do."""
 
 
 class DriveFolder:
@@ -95,7 +99,6 @@ class DriveFolder:
         self._files, self._about = service.files(), service.about()
         self._thread = threading.local()
         self._folders: dict[tuple[str, ...], str] = {(): self._root}
-        self._making = threading.Lock()
         # It would repeat on stderr what we say in our own words.
         logging.getLogger("googleapiclient").setLevel(logging.CRITICAL)
 
@@ -197,19 +200,23 @@ class DriveFolder:
 
     def _children(self, parent: str, name: str, kind: str) -> list[dict[str, Any]]:
         quoted = name.replace("\\", "\\\\").replace("'", "\\'")
-        answer = self._ask(
-            self._files.list(
-                q=f"name = '{quoted}' and '{parent}' in parents and trashed = false and {kind}",
-                fields=f"files({STORED})",
-                supportsAllDrives=True,
-                includeItemsFromAllDrives=True,
-            )
+        request = self._files.list(
+            q=f"name = '{quoted}' and '{parent}' in parents and trashed = false and {kind}",
+            fields=f"nextPageToken,files({STORED})",
+            supportsAllDrives=True,
+            includeItemsFromAllDrives=True,
         )
-        return answer.get("files", [])
+        hits = []
+        while request is not None:
+            answer = self._ask(request)
+            # Drive finds a name in whatever case.
+            hits += [hit for hit in answer.get("files", []) if hit["name"] == name]
+            request = self._files.list_next(request, answer)
+        return hits
 
     def _folder(self, path: tuple[str, ...], make: bool) -> str | None:
         """Resolve the folder at ``path``, one thread at a time so that none is made twice."""
-        with self._making:
+        with _making:
             return self._resolve(path, make)
 
     def _resolve(self, path: tuple[str, ...], make: bool) -> str | None:
@@ -237,10 +244,12 @@ class DriveFolder:
         return self._folders[path]
 
     def _ambiguous(self, kind: str, name: str, hits: list[dict[str, Any]]) -> UserError:
-        all_ = " and ".join(_link(hit["id"]) for hit in hits)
+        all_ = " and ".join(_link(hit["id"], kind) for hit in hits)
         return UserError(
             f"{self.address} holds more than one {kind} named {name}: {all_}.",
-            "Move all but one of them to the bin.",
+            "Move all but one of them to the bin."
+            if kind == "file"
+            else "Move what they hold into one, and the empty ones to the bin.",
         )
 
     def _new_id(self) -> str:
@@ -348,5 +357,5 @@ def _stored(answer: dict[str, Any]) -> Stored:
     )
 
 
-def _link(key: str) -> str:
-    return f"https://drive.google.com/file/d/{key}"
+def _link(key: str, kind: str = "file") -> str:
+    return f"https://drive.google.com/{'file/d' if kind == 'file' else 'drive/folders'}/{key}"

@@ -29,7 +29,7 @@ REFUSALS = {
     ),
     "insufficientPermissions": (
         "this sign-in was not granted access to Drive",
-        "Run `tools drive-login`.",
+        "Run `tools drive-login client_secret.json`.",
     ),
     "accessNotConfigured": (
         "the Drive API is switched off in the project of this OAuth client",
@@ -84,12 +84,12 @@ def translated(failure: BaseException, address: str, credentials: Any) -> Except
         case RefreshError():
             return SignInError(
                 f"The sign-in for {address} has ended.",
-                f"Run `tools drive-login` again. {TESTING}",
+                f"Run `tools drive-login client_secret.json` again. {TESTING}",
             )
         case GoogleAuthError() if not isinstance(failure, TransportError):
             return SignInError(
                 f"The credentials for {address} cannot be used.",
-                "Run `tools drive-login`.",
+                "Run `tools drive-login client_secret.json`.",
             )
         case HttpError():
             return _answered(failure, address, credentials)
@@ -101,7 +101,7 @@ def _answered(failure: HttpError, address: str, credentials: Any) -> ToolsError:
     if status == 401:
         return SignInError(
             f"Google does not accept the credentials for {address}.",
-            "Run `tools drive-login` again.",
+            "Run `tools drive-login client_secret.json` again.",
         )
     if status in (404, 410):
         return AnsweredError(status, *_unseen(address, credentials))
@@ -118,7 +118,7 @@ def _unseen(address: str, credentials: Any) -> tuple[str, str]:
         return (
             f"{address} cannot be seen: this sign-in may see only files that it made"
             " itself (drive.file).",
-            "Run `tools drive-login` to sign in for the whole Drive.",
+            "Run `tools drive-login client_secret.json` to sign in for the whole Drive.",
         )
     who = getattr(credentials, "service_account_email", "the account you signed in with")
     return (
@@ -136,7 +136,8 @@ def refusal(reason: str, address: str, credentials: Any, words: str = "") -> tup
     if reason == "storageQuotaExceeded" and service_account:
         return (
             f"{service_account} is a service account, which has no storage of its own.",
-            "Use a folder of a shared drive, or sign in as a person: `tools drive-login`.",
+            "Use a folder of a shared drive, or sign in as a person:"
+            " `tools drive-login client_secret.json`.",
         )
     message, remedy = REFUSALS.get(reason, (words or reason, ""))
     return f"{address}: {message}.", remedy

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import webbrowser
 from pathlib import Path
@@ -19,6 +20,8 @@ SCOPE = "https://www.googleapis.com/auth/drive"
 
 KEPT = ("refresh_token", "token_uri", "client_id", "client_secret", "scopes")
 """What of a sign-in is written down; access tokens last an hour and are not."""
+
+AGAIN = "Run `tools drive-login client_secret.json` again."
 
 REDIRECT = "http://localhost:1/"
 """Where the browser ends when no server of ours listens: an address that loads nothing."""
@@ -69,7 +72,8 @@ def sign_in(client: Path, browser: bool = True) -> Path:
         else:
             _by_hand(flow)
     except OAuth2Error as failure:
-        raise SignInError(f"Google refused the sign-in: {_reason(failure)}.", TESTING) from None
+        remedy = TESTING if failure.error == "access_denied" else AGAIN
+        raise SignInError(f"Google refused the sign-in: {_reason(failure)}.", remedy) from None
     except Warning:
         raise SignInError(
             "Access to Drive was not granted.", "Sign in again and leave its box ticked."
@@ -108,14 +112,12 @@ def credentials(anonymous: bool = False) -> Any:
             kept = parse_json(path.read_text(encoding="utf-8"))
             return Credentials(token=None, **{name: kept[name] for name in KEPT})
         except (OSError, ValueError, KeyError, TypeError):
-            raise SignInError(
-                f"{path} holds no sign-in.", "Run `tools drive-login` again."
-            ) from None
+            raise SignInError(f"{path} holds no sign-in.", AGAIN) from None
     if anonymous and not os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
         return AnonymousCredentials()
     try:
         return google.auth.default(scopes=[SCOPE])[0]
-    except DefaultCredentialsError:
+    except (DefaultCredentialsError, OSError):  # OSError: a key file that cannot be read
         raise SignInError(
             "There is no sign-in for Google Drive.",
             "Run `tools drive-login client_secret.json`, or let GOOGLE_APPLICATION_CREDENTIALS"
@@ -163,22 +165,28 @@ def _by_hand(flow: Any) -> None:
     try:
         ended = input().strip()
     except EOFError:
-        raise SignInError("No address was pasted.", "Run `tools drive-login` again.") from None
+        ended = ""
+    if not re.match(re.escape(REDIRECT) + r"\?.*\b(code|error)=", ended):
+        raise SignInError(
+            "That is not the address where the browser ended.",
+            f"{AGAIN[:-1]}, and paste it whole: it begins with {REDIRECT}?",
+        )
     # oauthlib parses an https address only; this one is never opened.
     flow.fetch_token(authorization_response=ended.replace("http://", "https://", 1))
 
 
 def _reason(failure: Any) -> str:
     """Google's code and words for a refusal; both are public, the response itself may not be."""
-    return console.plain(": ".join(filter(None, [failure.error, failure.description])))
+    said = console.plain(": ".join(filter(None, [failure.error, failure.description])))
+    return said.rstrip(".")
 
 
 def _keep(token: dict[str, Any]) -> Path:
     if not token.get("refresh_token"):
-        raise SignInError("Google gave no refresh token.", "Run `tools drive-login` again.")
+        raise SignInError("Google gave no refresh token.", AGAIN)
     path = token_file()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return write_whole(path, json.dumps({name: token[name] for name in KEPT}), mode=0o600)
+    return write_whole(path, json.dumps({name: token[name] for name in KEPT}), private=True)
 
 
 def missing_extra() -> UserError:

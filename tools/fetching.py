@@ -80,7 +80,8 @@ def fetch(
     failure = fetching.verdict(partly=bool(include))
     if state.status == "COMPLETE" and _is_mark(folder / PARTIAL, run):
         (folder / PARTIAL).unlink()  # of a failed version that lay here
-    if fetching.record and fetching.record.get("status") == "stopped":
+    stopped = fetching.record and fetching.record.get("status") == "stopped"
+    if stopped and runs.find().folder == run.folder:  # --resume takes the newest
         notebook = " --notebook" if (run.folder / "kernel.ipynb").is_file() else ""
         again = f"tools push-kernel{notebook} --resume"
         console.note(f"Training was stopped early; go on with it: {again}")
@@ -122,13 +123,13 @@ class _Fetching:
 
     def _record(self) -> dict[str, Any] | None:
         """The run's own record, kept in the ledger."""
-        if manifest.NAME not in self._fresh:
-            return None
         path = self._run.folder / manifest.NAME
         if path.is_file():
             with contextlib.suppress(VerificationError):
                 return manifest.read(path)
             path.unlink()
+        if manifest.NAME not in self._fresh:
+            return None
         self._download(manifest.NAME, path, manifest.read, lambda count: None)
         return manifest.read(path)
 
@@ -190,12 +191,12 @@ class _Fetching:
 
     def verdict(self, partly: bool) -> VerificationError | None:
         """Note in the ledger what came, and say what is wrong; ``partly`` if not all was wanted."""
+        missing = self._drop_unlisted()
         everything = {*self._entries, manifest.NAME} <= self.known.keys()
         self._note(complete=bool(self.record) and everything and not self.problems)
         if refused := self._listing.refused:
             names = ", ".join(map(ascii, refused[:5]))
             self.problems.append(f"Kaggle lists names that are not safe, or clash: {names}")
-        missing = [name for name in self._entries if name not in self._listing.addresses]
         if missing and not partly:
             names = ", ".join(missing[:5])
             self.problems.append(f"Kaggle does not list {names}, which the run wrote")
@@ -205,6 +206,23 @@ class _Fetching:
             return None
         return VerificationError(
             f"{'; '.join(self.problems)}.", f"Everything else is in {self._folder}."
+        )
+
+    def _drop_unlisted(self) -> list[str]:
+        """The recorded files that are neither listed nor here, whole, from an earlier fetch."""
+        missing = []
+        for name, entry in self._entries.items():
+            if name not in self._listing.addresses:
+                if name not in self.known or not self._is_here(name, entry):
+                    self.known.pop(name, None)
+                    missing.append(name)
+        return missing
+
+    def _is_here(self, name: str, expected: dict[str, Any]) -> bool:
+        path, digest = inside(self._folder, name), expected.get("sha256")
+        size = expected.get("size")
+        return bool(
+            path.is_file() and digest and path.stat().st_size == size and sha256(path) == digest
         )
 
     def _note(self, complete: bool) -> None:
@@ -229,10 +247,10 @@ class _Fetching:
             return {"name": name, "size": found[0], "sha256": found[1], "verified": True}
         entry = self._entries.get(name)
         expected = entry or self.known.get(name) or {}
-        size, digest = expected.get("size"), expected.get("sha256")
-        if path.is_file() and digest and path.stat().st_size == size and sha256(path) == digest:
-            advance(size)
-            return {"name": name, "size": size, "sha256": digest, "verified": entry is not None}
+        if self._is_here(name, expected):
+            advance(expected["size"])
+            told = {key: expected[key] for key in ("size", "sha256")}
+            return {"name": name, **told, "verified": entry is not None}
         size, digest = (entry["size"], entry["sha256"]) if entry else (None, None)
         found = (0, "")
 

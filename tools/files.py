@@ -27,11 +27,17 @@ ORDINARY = 0o666 & ~_UMASK  # the mode that a new file gets, as the person has c
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
-def write_whole(path: Path, content: str | bytes, mode: int = ORDINARY) -> Path:
+def let_be_read(path: str | Path) -> None:
+    """Give a file that its owner alone can read the mode that any new file gets."""
+    with contextlib.suppress(OSError):  # a disk without modes, as Windows' are to WSL
+        os.chmod(path, ORDINARY)
+
+
+def write_whole(path: Path, content: str | bytes, private: bool = False) -> Path:
     """Write ``content`` to ``path`` through a temporary file beside it; text as UTF-8.
 
-    Until it has ``mode``, the file can be read by its owner alone. Half a character, which odd JSON
-    may hold, becomes a question mark.
+    A ``private`` file can be read by its owner alone. Half a character, which odd JSON may hold,
+    becomes a question mark.
 
     Raises:
         UserError: the folder cannot be written; nothing is left behind.
@@ -45,7 +51,8 @@ def write_whole(path: Path, content: str | bytes, mode: int = ORDINARY) -> Path:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(name, mode)
+            if not private:
+                let_be_read(name)
             os.replace(name, path)
             _sync_folder(path.parent)
         except BaseException:
@@ -132,10 +139,15 @@ def inside(folder: Path, name: str) -> Path:
     Raises:
         VerificationError: the name is not :func:`safe`, or leads through a link.
     """
-    path = folder.joinpath(*name.split("/")) if safe(name) else folder
-    steps = [path, *path.parents][: name.count("/") + 1]
-    if path == folder or any(step.is_symlink() for step in steps):
+    if not safe(name):
         raise VerificationError(f"The name {ascii(name)} is not safe to write below {folder}.")
+    path = folder.joinpath(*name.split("/"))
+    for step in [path, *path.parents][: name.count("/") + 1]:
+        if step.is_symlink():
+            raise VerificationError(
+                f"{step} is a link, and links are not followed.",
+                "Put a file or folder of its own there, or name another folder.",
+            )
     return path
 
 

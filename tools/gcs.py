@@ -74,8 +74,11 @@ class Bucket:
             raise UserError(f"{address!r} is no prefix that objects can have.")
         self.address = self.place = f"{SCHEME}{name}/{self.prefix}".rstrip("/")
         self._overwrite, self._host = overwrite, ""
-        with self._errors():
-            self._client = storage.Client(project=None)
+        try:
+            with self._errors():
+                self._client = storage.Client(project=None)
+        except NetworkError:  # none is asked for yet: the key file cannot be read
+            raise _no_credentials(self.address) from None
         self._bucket = self._client.bucket(name)
         self._host = urlsplit(self._client._connection.API_BASE_URL).netloc
         # It would print an upload's address, which lets whoever has it write.
@@ -241,9 +244,12 @@ class Bucket:
                     f"Create it with `gcloud storage buckets create {SCHEME}{self._bucket.name}`,"
                     " or check the spelling.",
                 )
-            case api_errors.PreconditionFailed() | InvalidResponse() | ValueError():
-                return _UnclearError(f"{self.address}: an answer broke off.", RUN_AGAIN)
-            case api_errors.GoogleAPICallError(code=200 | 308):
+            case (
+                api_errors.PreconditionFailed()
+                | InvalidResponse()
+                | ValueError()
+                | api_errors.GoogleAPICallError(code=200 | 308)
+            ):
                 return _UnclearError(f"{self.address}: an answer broke off.", RUN_AGAIN)
             case api_errors.GoogleAPICallError():
                 told = f"{self.address}: the service answered {failure.code}: {_words(failure)}."

@@ -26,14 +26,18 @@ def verified_files(run: Run) -> list[OutputFile]:
             f"The outputs of {run} are not here as a whole.",
             f"Fetch them: tools fetch-outputs {run.short}",
         )
+    again = f"Fetch it again: tools fetch-outputs {run.short}"
     found = []
     for entry in run.outputs["files"]:
         if not entry["verified"] and entry["name"] != run.log_name:
             continue
         path = inside(run.fetched_to, entry["name"])
         if not path.is_file():
-            raise VerificationError(f"{path} is not there any more.", "Fetch it again.")
-        verify.check(path, entry["name"], entry["size"], entry["sha256"])
+            raise VerificationError(f"{path} is not there any more.", again)
+        try:
+            verify.check(path, entry["name"], entry["size"], entry["sha256"])
+        except VerificationError as changed:
+            raise VerificationError(changed.message, again) from None
         found.append(_output(run.fetched_to, entry))
     return sorted(found, key=lambda file: file.name == manifest.NAME)
 

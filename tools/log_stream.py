@@ -31,7 +31,7 @@ def follow(
 
     The service cuts a quiet stream every few minutes and then tells everything again.
     """
-    seen, tries = 0, 0
+    seen, pause = 0, poll
     while True:
         before = seen
         try:
@@ -47,8 +47,8 @@ def follow(
         if ended():
             yield from logs.parse(kernels.log(kernel, version))[seen:]
             return
-        tries = 0 if seen > before else tries + 1
-        sleep(min(60.0, poll * 1.5**tries))
+        pause = poll if seen > before else min(60.0, 1.5 * pause)
+        sleep(pause)
 
 
 def so_far(kernels: Kernels, kernel: str, version: int, quiet: float) -> list[Event]:
@@ -83,16 +83,19 @@ def _live(response: Any) -> Iterator[Event | None]:
     """
     if _kind(response) != LIVE:
         return
+    data = ""
     for raw in response.iter_lines():
+        if data:  # the line before is whole: where a stream is cut off, the last one may not be
+            yield _event(data)
         line = raw.decode("utf-8", "replace")
-        if not line.startswith("data:"):
-            continue
-        data = line.removeprefix("data:").strip()
+        data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
         if data == END:
             yield None
             return
-        try:
-            event = logs.read_event(parse_json(data))
-        except ValueError:
-            event = None
-        yield event or Event("stdout", 0.0, data + "\n")
+
+
+def _event(data: str) -> Event:
+    with contextlib.suppress(ValueError):
+        if event := logs.read_event(parse_json(data)):
+            return event
+    return Event("stdout", 0.0, data + "\n")

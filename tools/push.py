@@ -168,19 +168,26 @@ def _push(
         console.note(f"Kaggle did not name it {last.kernel}; the next push goes there as well.")
     if not before and len(_title(project.meta, last.kernel)) > TITLE_LENGTH - len(RESUMED):
         console.note(f"Its title leaves no room for --resume, which adds {RESUMED!r}: shorten it.")
-    run = runs.record_push(
-        pushed.kernel,
-        pushed.version,
-        asked=last.asked,
-        url=pushed.url,
-        script_sha256=hashlib.sha256(text.encode()).hexdigest(),
-        overrides=overrides,
-        set=own,
-        config=effective.all and effective.all | {"time_budget": overrides["time_budget"]},
-        accelerator=project.meta.machine_shape,
-        run=not plan.no_run,
-        resumed_from=before.reference if before else None,
-    )
+    try:
+        run = runs.record_push(
+            pushed.kernel,
+            pushed.version,
+            asked=last.asked,
+            url=pushed.url,
+            script_sha256=hashlib.sha256(text.encode()).hexdigest(),
+            overrides=overrides,
+            set=own,
+            config=effective.all and effective.all | {"time_budget": overrides["time_budget"]},
+            accelerator=project.meta.machine_shape,
+            run=not plan.no_run,
+            resumed_from=before.reference if before else None,
+        )
+    except UserError as failure:
+        raise UserError(
+            failure.message,
+            "Kaggle has taken the push all the same: mend that, and enter it in the ledger with "
+            f"`tools runs --add {pushed.kernel}/v{pushed.version}`.",
+        ) from failure
     write_whole(run.folder / ("kernel.ipynb" if plan.notebook else "kernel.py"), text)
     return run, pushed
 

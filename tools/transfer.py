@@ -179,6 +179,7 @@ def download(
     try:
         check(part)
     except VerificationError:
+        advance(-part.stat().st_size)
         part.unlink()
         raise
     os.replace(part, target)

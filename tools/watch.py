@@ -72,7 +72,7 @@ def show_log(reference: str | None, follow: bool, as_json: bool) -> None:
         text = logs.decode(events)
         sys.stdout.write(text if text.endswith("\n") or not text else text + "\n")
     if not events:
-        hint = "it has ended" if state.ended else "follow it live: tools logs --follow"
+        hint = "it has ended" if state.ended else f"follow it live: tools logs --follow {run.short}"
         console.note(f"The log of {run} is empty; {hint}.")
 
 

@@ -108,6 +108,7 @@ class DriveServer:
         self.hold.set()
         self.sending = threading.Event()
         self._codes: dict[str, dict] = {}
+        self.page_size = 100
         self._folder = tempfile.TemporaryDirectory()
         self._numbers = itertools.count()
         server = self
@@ -356,18 +357,23 @@ class _Handler(BaseHTTPRequestHandler):
             self.query.get(flag) == "true"
             for flag in ("supportsAllDrives", "includeItemsFromAllDrives")
         )
-        inner = re.fullmatch(r"files\((.*)\)", self.query.get("fields", f"files({DEFAULT_FIELDS})"))
+        fields = self.query.get("fields", f"files({DEFAULT_FIELDS})")
+        inner = re.fullmatch(r"(nextPageToken,)?files\((.*)\)", fields)
         with self.drive.lock:
             hits = [
-                _only(file.facts(), inner[1])
+                _only(file.facts(), inner[2])
                 for file in self.drive.files.values()
-                if file.name == name
+                if file.name.casefold() == name.casefold()
                 and found[2] in file.parents
                 and not file.trashed
                 and (file.mime == found[4]) is (found[3] == "=")
                 and (both or not file.drive)
             ]
-        return self._json({"files": hits})
+        start, size = int(self.query.get("pageToken", 0)), self.drive.page_size
+        answer: dict[str, object] = {"files": hits[start : start + size]}
+        if start + size < len(hits) and inner[1]:
+            answer["nextPageToken"] = str(start + size)
+        return self._json(answer)
 
     def _open_session(self, key: str | None):
         if self.query.get("uploadType") != "resumable":
