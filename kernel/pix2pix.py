@@ -154,6 +154,8 @@ class Config:
         "loss.", low=0)
     # Optimisation
     steps: int = setting(170_000, "Training steps; 0 predicts untrained.", low=0, session=True)
+    hours: float = setting(0.0, "Hours to train for instead of steps, over all sessions; the "
+        "schedule spans them.", low=0, session=True)
     batch_size: int = setting(1, "Images a step, over all replicas.", low=1)
     optimizer: str = setting("adam", "Of the generator; the discriminator's is always Adam.",
         choices=("adam", "muon"))
@@ -252,7 +254,7 @@ class Config:
     @property
     def learns(self) -> bool:
         """Whether training photos are needed: a baseline, or no steps, can do without."""
-        return self.predictor == "model" and self.steps > 0
+        return self.predictor == "model" and (self.steps > 0 or self.hours > 0)
 
     def settings(self, session: bool) -> dict[str, Any]:
         """Return what each session may change, or what makes the run the run it is."""
@@ -1245,23 +1247,29 @@ def training_example(
 CALL_IMAGES = 512  # take 0.9 GB as inputs, masks and targets
 
 
-def spans_of_calls(config: Config, first: int, last: int) -> list[tuple[int, int]]:
-    """Part steps ``first`` to ``last``, excluding ``last``, into calls of the compiled loop.
-
-    A call ends wherever something is logged, validated or saved.
-    """
+def call_periods(config: Config) -> tuple[int, ...]:
+    """Periods, in steps, at which a call of the compiled loop ends; the first is its length."""
     many = max(1, min(10, CALL_IMAGES // config.batch_size))
     most = config.steps_per_call or (many if tf.config.list_physical_devices("GPU") else 1)
-    every = (most, config.log_every, config.validate_every, config.checkpoint_every)
-    ends = set().union(*(range(first - first % n + n, last, n) for n in every))
-    return list(itertools.pairwise([first, *sorted(ends), last])) if first < last else []
+    return most, config.log_every, config.validate_every, config.checkpoint_every
+
+
+def spans_of_calls(config: Config, first: int, last: float) -> Iterator[tuple[int, int]]:
+    """Part steps ``first`` to ``last``, excluding ``last``, into calls of the compiled loop.
+
+    A call ends wherever something is logged, validated or saved; ``last`` may be infinite.
+    """
+    while first < last:
+        end = int(min(last, *(first - first % n + n for n in call_periods(config))))
+        yield first, end
+        first = end
 
 
 def training_batches(
     config: Config,
     pictures: Pictures,
     first: int,
-    last: int,
+    last: float,
     replicas: int = 1,
     mine: Sequence[int] = (),
 ) -> tf.data.Dataset:
@@ -1275,10 +1283,14 @@ def training_batches(
     count, clean = len(pictures.photos), pictures.clean
     size = config.batch_size // replicas
     masked_files = MaskedFiles(photo.masked for photo in pictures.photos) if config.jpeg else None
-    spans = spans_of_calls(config, first, last)
-    parts = [(*span, replica) for span in spans for replica in mine or range(replicas)]
-    lengths = {end - begin for begin, end in spans}
-    length = lengths.pop() if len(lengths) == 1 else None  # TensorFlow plans better with a number
+    most, *others = call_periods(config)
+    even = not any(n % most for n in (first, last, *others) if n < math.inf)
+    length = most if even else None  # TensorFlow plans better with a number
+
+    def parts() -> Iterator[tuple[int, int, int]]:
+        for span in spans_of_calls(config, first, last):
+            for replica in mine or range(replicas):
+                yield *span, replica
 
     def draw(positions: np.ndarray, places: np.ndarray) -> list[np.ndarray]:
         index = places % count
@@ -1305,7 +1317,8 @@ def training_batches(
             for name, values in zip(example, drawn, strict=True)
         }
 
-    dataset = tf.data.Dataset.from_tensor_slices(np.array(parts, np.int64).reshape(-1, 3))
+    kind = tf.TensorSpec([3], tf.int64)
+    dataset = tf.data.Dataset.from_generator(parts, output_signature=kind)
     return dataset.map(examples, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
 
 
@@ -1758,22 +1771,27 @@ def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
     return rows, whole // rows
 
 
-class Trapezoid(keras.optimizers.schedules.LearningRateSchedule):
-    """A rate that rises over ``warmup`` steps, stays, and falls to 0 over the last 30 % of all.
+class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
+    """A rate that rises over ``warmup`` steps and then stays, or falls to 0 until step ``end``.
 
-    After Haegele et al. 2024, arXiv:2405.18392.
+    ``trapezoid`` falls over the last 30 % of all steps (Haegele et al. 2024, arXiv:2405.18392),
+    ``cosine`` after the warm-up (Loshchilov and Hutter 2017, arXiv:1608.03983). The end is a
+    variable: of a training that is planned in hours it moves.
     """
 
-    def __init__(self, rate: float, warmup: int, steps: int) -> None:
-        self.rate, self.warmup, self.steps = rate, warmup, steps
+    def __init__(self, config: Config, rate: float, end: tf.Variable) -> None:
+        self.schedule, self.warmup, self.rate, self.end = config.schedule, config.warmup, rate, end
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
         """The rate of a step."""
-        step = tf.cast(step, tf.float32)
-        rise = step / self.warmup if self.warmup else 1.0
-        return self.rate * tf.clip_by_value(
-            tf.minimum(rise, (self.steps - step) / max(1.0, 0.3 * self.steps)), 0.0, 1.0
-        )
+        step, end = tf.cast(step, tf.float32), tf.convert_to_tensor(self.end)
+        level = step / self.warmup if self.warmup else tf.constant(1.0)
+        if self.schedule == "trapezoid":
+            level = tf.minimum(level, (end - step) / tf.maximum(1.0, 0.3 * end))
+        elif self.schedule == "cosine":
+            done = (step - self.warmup) / tf.maximum(1.0, end - self.warmup)
+            level = tf.minimum(level, 0.5 + 0.5 * tf.cos(math.pi * tf.clip_by_value(done, 0, 1)))
+        return self.rate * tf.clip_by_value(level, 0.0, 1.0)
 
 
 # %% Losses and one training step
@@ -1825,6 +1843,7 @@ class Pix2Pix:
         self.forward = tf.function(self._forward, reduce_retracing=True)
 
     def _build(self, config: Config) -> None:
+        self.end = tf.Variable(float(config.steps), trainable=False)  # of the learning rate's way
         self.generator = build_generator(config)
         networks = {"generator": self.generator}
         if config.lambda_gan:
@@ -1866,18 +1885,8 @@ class Pix2Pix:
         # taken to be alike.
         ratio = config.batch_size / (config.rate_batch or config.batch_size)
         generates = network is self.generator
-        rate: Any = (config.learning_rate if generates else config.discriminator_rate) * ratio**0.5
-        schedules = keras.optimizers.schedules
-        if config.schedule == "cosine":
-            rate = schedules.CosineDecay(
-                *(0.0 if config.warmup else rate, max(1, config.steps - config.warmup)),
-                warmup_target=rate if config.warmup else None,
-                warmup_steps=config.warmup,
-            )
-        elif config.schedule == "trapezoid":
-            rate = Trapezoid(rate, config.warmup, config.steps)
-        elif config.warmup:
-            rate = schedules.PolynomialDecay(0.0, config.warmup, rate)  # a line, up, that ends
+        peak = (config.learning_rate if generates else config.discriminator_rate) * ratio**0.5
+        rate = LearningRate(config, peak, self.end)
         muon = config.optimizer == "muon" and generates
         kind, clip = Muon if muon else FusedAdam, config.clip_norm or None
         optimizer = kind(rate, config.beta_1, config.beta_2, global_clipnorm=clip)
@@ -2271,11 +2280,12 @@ def write_submission(
 
 @dataclass
 class Progress:
-    """Where a run is: steps done, seconds of training, and the best validation so far."""
+    """Where a run is: steps done, seconds of training, the best validation; and its last step."""
 
     step: int = 0
     seconds: float = 0.0
     best_rmse: float = math.inf
+    end: int = 0
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
@@ -2646,6 +2656,9 @@ def clock(seconds: float) -> str:
     return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
 
 
+UNPLANNED = 2**30  # the last step of a training in hours, until its speed is known
+
+
 class Training:
     """A training run in its folder: it goes on from the checkpoint that lies there.
 
@@ -2662,7 +2675,8 @@ class Training:
     ) -> None:
         keras.utils.set_random_seed(config.seed)
         self.config, self.dataset, self.out, self.strategy = config, dataset, out, strategy
-        self.model, self.progress = Pix2Pix(config, strategy), Progress()
+        self.model = Pix2Pix(config, strategy)
+        self.progress = Progress(end=UNPLANNED if config.hours else config.steps)
         self.leading = leads(strategy)
         self.alone = not is_cluster(strategy)
         self.checkpoint = out / "checkpoint.npz"
@@ -2675,6 +2689,7 @@ class Training:
         self._agree(self.progress.step, f"different checkpoints: let them share --out {out}")
         count = len(dataset.training.photos) if dataset.training else 0
         self._agree(count, "different numbers of photos: give them the same --data and --cache")
+        self.model.end.assign(self.progress.end)
 
     def _agree(self, number: int, otherwise: str) -> None:
         if self.model.total(number) != self.model.replicas * number:
@@ -2706,9 +2721,18 @@ class Training:
         restore(self.checkpoint, self.model.variables())
         best = self.out / "best.npz"  # may be of a later validation than the checkpoint
         best_rmse = read_record(best)["best_rmse"] if best.exists() else math.inf
-        self.progress = Progress(record["step"], record["seconds"], best_rmse)
-        seconds = clock(self.progress.seconds)
-        say(f"resumed at step {self.progress.step} after {seconds} of training")
+        step, seconds, end = record["step"], record["seconds"], self.config.steps
+        if (
+            self.config.hours
+        ):  # the same hours have the same end, so that a run that is done stays so
+            same = record["config"].get("hours") == self.config.hours
+            end = record["end"] if same else self._end_in_hours(step, seconds)
+        self.progress = Progress(step, seconds, best_rmse, end)
+        say(f"resumed at step {step} after {clock(seconds)} of training")
+
+    def _end_in_hours(self, step: int, seconds: float) -> int:
+        """The step at which the hours are over, at the speed so far."""
+        return max(step, round(step * self.config.hours * 3600 / seconds)) if step else UNPLANNED
 
     def run(self, stop: Stop) -> None:
         """Train until the last step or until ``stop``; a cluster agrees on stopping when it logs.
@@ -2727,41 +2751,45 @@ class Training:
         batches = iter(self.strategy.distribute_datasets_from_function(self._batches))
         self.began = time.monotonic() - progress.seconds
         train_steps = self.model.train_steps
-        if progress.step < config.steps:  # XLA compiles in the first call
+        if progress.step < progress.end:  # XLA compiles in the first call
             train_steps.get_concrete_function(batches.element_spec)
         self.interval, trace = Interval(config), Trace(config, self.out, progress.step)
         stopping = self.model.total(bool(stop)) > 0
-        for _, done in spans_of_calls(config, progress.step, config.steps):
-            if stopping:
+        for _, done in spans_of_calls(config, progress.step, self._limit()):
+            if stopping or progress.step >= progress.end:
                 break
             trace.before(progress.step)
             self.interval.losses.append(train_steps(self.interval.timed(batches)))
             progress.step = done
-            last = done == config.steps
-            validating = last or done % config.validate_every == 0
+            validating = done >= progress.end or done % config.validate_every == 0
             logging = validating or done % config.log_every == 0
             if self.alone or logging:
                 stopping = bool(stop) if self.alone else self.model.total(bool(stop)) > 0
-            saving = last or stopping or done % config.checkpoint_every == 0
+            saving = stopping or done % config.checkpoint_every == 0
             if logging or saving:
                 self._log()
-            if self.leading and validating:
+            last = done >= progress.end  # which the log may have found
+            if self.leading and (last or validating):
                 self._validate()
-            if self.leading and saving:
+            if self.leading and (last or saving):
                 self._save()
             if logging or saving:
                 self.interval = Interval(config)
         trace.close()
-        if progress.step < config.steps:
+        if progress.step < progress.end:
             why = stop.reason or "another worker"
             say(f"stopped at step {progress.step} by {why}; the same command goes on from here")
         if self.leading and progress.step and progress.best_rmse == math.inf:
             self._validate()
 
+    def _limit(self) -> float:
+        """The step that none is after; infinite where hours say it."""
+        return math.inf if self.config.hours else self.progress.end
+
     def _batches(self, context: tf.distribute.InputContext) -> tf.data.Dataset:
         """Examples of this process's replicas."""
         assert self.dataset.training is not None
-        replicas, steps = self.model.replicas, (self.progress.step, self.config.steps)
+        replicas, steps = self.model.replicas, (self.progress.step, self._limit())
         local = replicas // context.num_input_pipelines
         mine = range(local * context.input_pipeline_id, local * (context.input_pipeline_id + 1))
         return training_batches(self.config, self.dataset.training, *steps, replicas, mine)
@@ -2771,14 +2799,18 @@ class Training:
         progress.seconds = time.monotonic() - self.began
         losses, speed, share = self.interval.close()  # waits for the device
         check_finite(losses, progress.step, self.checkpoint)
+        if config.hours and progress.step < progress.end:
+            seconds = self.model.total(progress.seconds) / self.model.replicas  # of all workers
+            progress.end = self._end_in_hours(progress.step, seconds)
+            self.model.end.assign(progress.end)
         if not self.leading:
             return
         means = losses.mean(0)
         self.logs.training(progress.step, means, speed, share)
-        left = (config.steps - progress.step) * config.batch_size / speed
+        left = (progress.end - progress.step) * config.batch_size / speed
         shown = " | ".join(f"{name} {mean:.4g}" for name, mean in zip(LOSSES, means, strict=True))
         say(
-            f"step {progress.step}/{config.steps} | {shown} | {speed:.3g} img/s | "
+            f"step {progress.step}/{progress.end} | {shown} | {speed:.3g} img/s | "
             f"input {share:.1%} | eta {clock(left)}"
         )
 
@@ -3097,15 +3129,14 @@ def run(config: Config) -> None:
         if (out / "training_log.csv").exists():  # 0 steps without training pictures leave none
             draw_losses(out)
 
-    finished = progress.step >= config.steps or config.predictor != "model"
     result: dict[str, Any] = {
         "schema": 1,
-        "status": "complete" if finished else "stopped",
+        "status": "complete" if progress.step >= progress.end else "stopped",
         "config": dataclasses.asdict(config),
         "versions": using,
         "device": machine,
         "step": progress.step,
-        "steps": config.steps,
+        "steps": progress.end,
         "seconds": round(time.monotonic() - began, 1),
         "training_seconds": round(progress.seconds, 1),
         "parameters": sum(model.generator.count_params() for model in models),

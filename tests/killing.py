@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import random
 import subprocess
@@ -59,8 +60,9 @@ def kill_often(
     for kill in range(kills):
         with subprocess.Popen(command("killed"), stdout=subprocess.PIPE, text=True) as run:
             assert run.stdout is not None
-            if kill % 4:  # let it train before the moment comes
-                next(line for line in run.stdout if line.startswith("step "))
+            if kill % 4:  # let it train and save a step before the moment comes
+                steps_done = (line for line in run.stdout if line.startswith("step "))
+                next(itertools.islice(steps_done, 1, None))
                 moment = chance.uniform(0, 0.1)
             else:
                 moment = chance.uniform(0, took / 2)

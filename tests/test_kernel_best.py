@@ -110,6 +110,16 @@ def test_the_rate_rises_from_0_and_then_stays_or_falls_to_0(pix2pix, schedule, r
         assert float(optimizer.learning_rate) == pytest.approx(rate)
 
 
+def test_the_rate_falls_to_0_where_the_end_has_moved_to(pix2pix):
+    settings = {"schedule": "trapezoid", "warmup": 0, "hours": 1.0, "learning_rate": 2.0}
+    model = pix2pix.Pix2Pix(small(pix2pix, **settings))
+    optimizer = model.optimizers["generator"]
+    for end, step, rate in ((pix2pix.UNPLANNED, 90, 2), (100, 85, 1), (200, 85, 2), (200, 200, 0)):
+        model.end.assign(end)
+        optimizer.iterations.assign(step)
+        assert float(optimizer.learning_rate) == pytest.approx(rate)
+
+
 @pytest.fixture
 def half(pix2pix):
     """A model in float16; the policy is put back."""

@@ -1,6 +1,8 @@
 """Finding, checking and decoding the dataset, and what each fault in it leads to."""
 
+import itertools
 import json
+import math
 import shutil
 import subprocess
 
@@ -438,7 +440,10 @@ def test_an_example_depends_on_its_position_alone(pix2pix, size, replicas):
 @pytest.mark.parametrize(("first", "last"), [(0, 40), (7, 40), (39, 40), (40, 40)])
 def test_calls_cover_every_step_once_and_end_where_the_loop_looks_up(pix2pix, first, last):
     settings = {"steps_per_call": 4, "log_every": 6, "validate_every": 9, "checkpoint_every": 50}
-    calls = pix2pix.spans_of_calls(pix2pix.make_config(settings), first, last)
+    config = pix2pix.make_config(settings)
+    calls = list(pix2pix.spans_of_calls(config, first, last))
+    endless = pix2pix.spans_of_calls(config, first, math.inf)
+    assert calls[:-1] == list(itertools.islice(endless, len(calls[:-1])))
     assert [step for call in calls for step in range(*call)] == list(range(first, last))
     assert all(stop - start <= 4 for start, stop in calls)
     ends = {stop for _, stop in calls}

@@ -442,6 +442,17 @@ def test_resuming_what_has_done_all_its_steps_takes_more_of_them(tools, server, 
     assert tools("push-kernel", "--resume", "--set", "steps=20").code == 0
 
 
+def test_a_training_planned_in_hours_goes_on_for_the_steps_that_are_asked_for(
+    tools, server, project
+):
+    server.add_version(KERNEL, states=["COMPLETE"], outputs={"checkpoint.npz": b"PK\x03\x04"})
+    first = runs.record_push(KERNEL, 1, set={"hours": 8.0, "note": "b"})
+    runs.record_outputs(first, ended="complete", steps=10)
+    assert tools("push-kernel", "--resume", "--set", "steps=20").code == 0
+    overrides = runs.find().push["overrides"]
+    assert (overrides["steps"], overrides["note"]) == (20, "b") and "hours" not in overrides
+
+
 def test_resuming_without_a_checkpoint_is_a_mistake(tools, server, project):
     server.add_version(KERNEL, states=["COMPLETE"], outputs={"training_log.csv": b"1"})
     done = tools("push-kernel", "--resume")

@@ -198,7 +198,9 @@ def _going_on(plan: Plan, project: Project, before: Run) -> tuple[Plan, dict[str
     With another preset a new training begins, with that version's network. It keeps what was set
     for the run itself, as the network's width, and not what each session may change, as the steps.
     """
-    kept = before.push.get("set") or {}
+    kept = dict(before.push.get("set") or {})
+    if "steps" in plan.own:
+        kept.pop("hours", None)  # they would go before the steps
     preset = (before.push.get("overrides") or {}).get("preset")
     if not preset or plan.preset in ("", preset):
         return dataclasses.replace(plan, preset=plan.preset or preset or ""), {**kept, **plan.own}
@@ -287,7 +289,7 @@ def _refuse_another_run(effective: render.Config, before: Run, plan: Plan) -> No
     if before.outputs.get("ended") == "complete" and not plan.settings:
         raise UserError(
             f"{before} has done all its {before.outputs.get('steps')} steps.",
-            "Go on with more: --set steps=NUMBER",
+            "Go on with more: --set steps=NUMBER or --set hours=NUMBER",
         )
     began = before.push.get("config") or {}
     for name, value in effective.run.items():

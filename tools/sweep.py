@@ -33,6 +33,7 @@ OPTIONS = {
     "out": "Give --name.",
     "seed": "Give --seeds.",
     "steps": "Give --budget.",
+    "hours": "Give --budget.",
     "predictor": "The harmonic fill is what every variant is divided by.",
     **dict.fromkeys(("log_every", "validate_every", "checkpoint_every"), "Leave it out."),
 }
