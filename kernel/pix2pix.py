@@ -1248,7 +1248,7 @@ CALL_IMAGES = 512  # take 0.9 GB as inputs, masks and targets
 
 
 def call_periods(config: Config) -> tuple[int, ...]:
-    """Periods, in steps, at which a call of the compiled loop ends; the first is its length."""
+    """Periods, in steps, at which a call of the compiled loop ends; the first is its own."""
     many = max(1, min(10, CALL_IMAGES // config.batch_size))
     most = config.steps_per_call or (many if tf.config.list_physical_devices("GPU") else 1)
     return most, config.log_every, config.validate_every, config.checkpoint_every
@@ -1259,8 +1259,9 @@ def spans_of_calls(config: Config, first: int, last: float) -> Iterator[tuple[in
 
     A call ends wherever something is logged, validated or saved; ``last`` may be infinite.
     """
+    periods = call_periods(config)
     while first < last:
-        end = int(min(last, *(first - first % n + n for n in call_periods(config))))
+        end = int(min(last, *(first - first % n + n for n in periods)))
         yield first, end
         first = end
 
@@ -1283,9 +1284,10 @@ def training_batches(
     count, clean = len(pictures.photos), pictures.clean
     size = config.batch_size // replicas
     masked_files = MaskedFiles(photo.masked for photo in pictures.photos) if config.jpeg else None
-    most, *others = call_periods(config)
-    even = not any(n % most for n in (first, last, *others) if n < math.inf)
-    length = most if even else None  # TensorFlow plans better with a number
+    periods = call_periods(config)
+    shortest = min(periods)
+    even = not any(n % shortest for n in (first, last, *periods) if n < math.inf)
+    length = shortest if even else None  # TensorFlow plans better with a number
 
     def parts() -> Iterator[tuple[int, int, int]]:
         for span in spans_of_calls(config, first, last):
@@ -2722,17 +2724,24 @@ class Training:
         best = self.out / "best.npz"  # may be of a later validation than the checkpoint
         best_rmse = read_record(best)["best_rmse"] if best.exists() else math.inf
         step, seconds, end = record["step"], record["seconds"], self.config.steps
-        if (
-            self.config.hours
-        ):  # the same hours have the same end, so that a run that is done stays so
+        if self.config.hours:  # with the same ones, what is done stays done
             same = record["config"].get("hours") == self.config.hours
             end = record["end"] if same else self._end_in_hours(step, seconds)
         self.progress = Progress(step, seconds, best_rmse, end)
         say(f"resumed at step {step} after {clock(seconds)} of training")
 
     def _end_in_hours(self, step: int, seconds: float) -> int:
-        """The step at which the hours are over, at the speed so far."""
+        """The step at which the hours are over, at the speed so far; this one, if they are."""
         return max(step, round(step * self.config.hours * 3600 / seconds)) if step else UNPLANNED
+
+    def _plan(self) -> None:
+        """Let a training in hours end with them; the workers of a cluster plan together."""
+        if self.config.hours:
+            seconds = time.monotonic() - self.began
+            if not self.alone:
+                seconds = self.model.total(seconds) / self.model.replicas
+            self.progress.end = self._end_in_hours(self.progress.step, seconds)
+            self.model.end.assign(self.progress.end)
 
     def run(self, stop: Stop) -> None:
         """Train until the last step or until ``stop``; a cluster agrees on stopping when it logs.
@@ -2761,19 +2770,20 @@ class Training:
             trace.before(progress.step)
             self.interval.losses.append(train_steps(self.interval.timed(batches)))
             progress.step = done
-            validating = done >= progress.end or done % config.validate_every == 0
-            logging = validating or done % config.log_every == 0
+            logging = any(done % n == 0 for n in (config.log_every, config.validate_every))
+            logging = logging or done >= progress.end
             if self.alone or logging:
+                self._plan()
                 stopping = bool(stop) if self.alone else self.model.total(bool(stop)) > 0
+            last = done >= progress.end
             saving = stopping or done % config.checkpoint_every == 0
-            if logging or saving:
+            if logging or last or saving:
                 self._log()
-            last = done >= progress.end  # which the log may have found
-            if self.leading and (last or validating):
+            if self.leading and (last or done % config.validate_every == 0):
                 self._validate()
             if self.leading and (last or saving):
                 self._save()
-            if logging or saving:
+            if logging or last or saving:
                 self.interval = Interval(config)
         trace.close()
         if progress.step < progress.end:
@@ -2799,10 +2809,6 @@ class Training:
         progress.seconds = time.monotonic() - self.began
         losses, speed, share = self.interval.close()  # waits for the device
         check_finite(losses, progress.step, self.checkpoint)
-        if config.hours and progress.step < progress.end:
-            seconds = self.model.total(progress.seconds) / self.model.replicas  # of all workers
-            progress.end = self._end_in_hours(progress.step, seconds)
-            self.model.end.assign(progress.end)
         if not self.leading:
             return
         means = losses.mean(0)
@@ -3136,7 +3142,7 @@ def run(config: Config) -> None:
         "versions": using,
         "device": machine,
         "step": progress.step,
-        "steps": progress.end,
+        "steps": progress.end if progress.end != UNPLANNED else 0,
         "seconds": round(time.monotonic() - began, 1),
         "training_seconds": round(progress.seconds, 1),
         "parameters": sum(model.generator.count_params() for model in models),

@@ -19,6 +19,7 @@ CONFIG = {
     "preset": "report",
     "predictor": "model",
     "steps": 150000,
+    "hours": 0.0,
     "time_budget": 8.5,
     "channel_order": "bgr",
     "value_scale": "unit",

@@ -453,6 +453,11 @@ def test_a_training_planned_in_hours_goes_on_for_the_steps_that_are_asked_for(
     assert (overrides["steps"], overrides["note"]) == (20, "b") and "hours" not in overrides
 
 
+def test_hours_that_take_several_sessions_are_told_how_they_go_on(tools, server, project):
+    done = tools("push-kernel", "--set", "hours=9.0")
+    assert done.code == 0 and "hours = 9, of 8.75 a session: go on with --resume." in done.err
+
+
 def test_resuming_without_a_checkpoint_is_a_mistake(tools, server, project):
     server.add_version(KERNEL, states=["COMPLETE"], outputs={"training_log.csv": b"1"})
     done = tools("push-kernel", "--resume")

@@ -164,6 +164,9 @@ def _push(
     if quota:
         ends = "; training ends before" if _usable(quota) < plan.timeout else ""
         console.note(f"{quota.left:.1f} h of GPU time are left this week{ends}.")
+    hours, budget = effective.all.get("hours") or 0, overrides["time_budget"]
+    if hours > budget:
+        console.note(f"hours = {hours:g}, of {budget:g} a session: go on with --resume.")
     if pushed.kernel != last.kernel:
         console.note(f"Kaggle did not name it {last.kernel}; the next push goes there as well.")
     if not before and len(_title(project.meta, last.kernel)) > TITLE_LENGTH - len(RESUMED):
