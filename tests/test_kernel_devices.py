@@ -207,6 +207,14 @@ def test_two_workers_give_the_losses_of_one_and_one_of_them_writes(
     assert scores[0] == pytest.approx(scores[1], rel=1e-3)
 
 
+def test_workers_end_a_training_in_hours_together(start_cluster, tmp_path):
+    flags = (*SMALL, "--batch-size", 2, "--hours", 0.003, "--log-every", 3, "--ensemble", 1)
+    (first, log), (second, other) = start_cluster([tmp_path / "run"] * 2, *flags)
+    assert first.wait(120) == 0, log.read_text()
+    assert second.wait(60) == 0, other.read_text()
+    assert result_of(tmp_path / "run")["status"] == "complete"
+
+
 def test_when_a_worker_is_killed_the_other_says_so_and_a_restart_goes_on(start_cluster, tmp_path):
     flags = (*SMALL, "--batch-size", 2, "--checkpoint-every", 2, "--ensemble", 1)
     outs = [tmp_path / "run"] * 2
