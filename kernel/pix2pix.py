@@ -137,7 +137,7 @@ class Config:
     generator: str = setting("pix2pix", "The report's U-Net, or one of residual blocks on patches "
         "of the picture.", choices=("pix2pix", "blocks"))
     width: int = setting(64, "Filters of the first layer; of generator 'blocks', at an eighth of "
-        "the resolution.", low=1)
+        "the resolution: half as many at a quarter, half as many again on coarser levels.", low=1)
     depth: int = setting(8, "Down layers, of which the first 8 halve the image; or levels of "
         "generator 'blocks'.", low=1, high=10)
     dropout: float = setting(0.5, "Dropout of the first three up layers.", low=0, high=0.95)
@@ -274,7 +274,6 @@ BEST: dict[str, Any] = {
     "mask_input": True,
     "residual": True,
     "generator": "blocks",
-    "width": 48,
     "depth": 5,
     "patch": 4,
     "loss_region": "holes",
@@ -1393,7 +1392,7 @@ def build_blocks(config: Config) -> keras.Model:
         return layers.Add(name=name)([x, y])
 
     sides = [config.patch * 2**level for level in range(config.depth)]  # of a cell, px
-    filters = [config.width * min(side, 32) // 8 for side in sides]
+    filters = [config.width * min(side, 12) // 8 for side in sides]
     inputs, x = generator_inputs(config)
     x = layers.Conv2D(filters[0], config.patch, config.patch, name="patches")(x)
     skips = []
