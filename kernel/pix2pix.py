@@ -1392,7 +1392,7 @@ def build_blocks(config: Config) -> keras.Model:
         return layers.Add(name=name)([x, y])
 
     sides = [config.patch * 2**level for level in range(config.depth)]  # of a cell, px
-    filters = [config.width * min(side, 12) // 8 for side in sides]
+    filters = [config.width * min(side, 12) // 8 for side in sides]  # coarse levels use no more
     inputs, x = generator_inputs(config)
     x = layers.Conv2D(filters[0], config.patch, config.patch, name="patches")(x)
     skips = []

@@ -308,7 +308,7 @@ def push_kernel(
 ) -> None:
     """Render the kernel with its settings, check it, push it and enter it in the ledger.
 
-    Example: tools push-kernel --set width=96 --set steps=20000 --wait
+    Example: tools push-kernel --set width=128 --set hours=1 --wait
     """
     from tools.push import Plan, push_and_report
 
