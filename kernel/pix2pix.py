@@ -1844,7 +1844,7 @@ class Pix2Pix:
         self.forward = tf.function(self._forward, reduce_retracing=True)
 
     def _build(self, config: Config) -> None:
-        self.end = tf.Variable(float(config.steps), trainable=False)  # of the learning rate's way
+        self.end = tf.Variable(float(config.steps), trainable=False)  # of the schedule, a step
         self.generator = build_generator(config)
         networks = {"generator": self.generator}
         if config.lambda_gan:
@@ -2775,14 +2775,14 @@ class Training:
                 self._plan()
                 stopping = bool(stop) if self.alone else self.model.total(bool(stop)) > 0
             last = done >= progress.end
-            saving = stopping or done % config.checkpoint_every == 0
-            if logging or last or saving:
+            saving = last or stopping or done % config.checkpoint_every == 0
+            if logging or saving:
                 self._log()
             if self.leading and (last or done % config.validate_every == 0):
                 self._validate()
-            if self.leading and (last or saving):
+            if self.leading and saving:
                 self._save()
-            if logging or last or saving:
+            if logging or saving:
                 self.interval = Interval(config)
         trace.close()
         if progress.step < progress.end:
